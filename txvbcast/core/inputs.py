@@ -1,0 +1,147 @@
+"""What can happen to a replica: the only way in, besides the time, of :meth:`Replica.step`."""
+
+from __future__ import annotations
+
+from typing import Mapping, Union
+
+import attrs
+
+from txvbcast.wire.messages import Entry, FlightId, Message, Mode, Refusal
+
+
+@attrs.frozen
+class Restored:
+    """A piece of the log as the store held it at start; ``last`` marks the final piece."""
+
+    entries: tuple[Entry, ...]
+    last: bool
+
+
+@attrs.frozen
+class Received:
+    """A message from a peer, over its link or as a datagram."""
+
+    peer: int
+    message: Message
+
+
+@attrs.frozen
+class PeerUp:
+    """A link to a peer was opened and both sides' Hello were accepted."""
+
+    peer: int
+    incarnation: int
+    disk_id: str
+
+
+@attrs.frozen
+class PeerDown:
+    """The link to a peer is gone; what was sent and not answered may be lost."""
+
+    peer: int
+    reason: str
+
+
+@attrs.frozen
+class TimerFired:
+    """A timer that :class:`~txvbcast.core.effects.SetTimer` asked for is due."""
+
+    key: str
+
+
+@attrs.frozen
+class Persisted:
+    """Everything that Persist effects up to ``token`` asked for is on disk."""
+
+    token: int
+
+
+@attrs.frozen
+class LogRead:
+    """The answer to a ReadLog effect: entries from its ``first`` on, without a gap."""
+
+    token: int
+    entries: tuple[Entry, ...]
+
+
+@attrs.frozen
+class Submitted:
+    """A client's transaction.
+
+    :ivar ticket: the driver's name for the client's request, unique in this run.
+    :ivar item: one encoded transaction.
+    :ivar timeout_s: after this long the client wants to hear something.
+    """
+
+    ticket: int
+    mode: Mode
+    item: bytes
+    timeout_s: float
+
+
+@attrs.frozen
+class Prepared:
+    """The resource managers' answer to a Prepare effect."""
+
+    flight: FlightId
+    refused: tuple[Refusal, ...]
+
+
+@attrs.frozen
+class ReadRequested:
+    """A client asks for a linearizable read."""
+
+    ticket: int
+    timeout_s: float
+
+
+@attrs.frozen
+class ChangeBegan:
+    """An adapter or operator says that this node is about to be away.
+
+    :ivar ticket: the driver's name for the asker.
+    :ivar expected_s: None lets the estimator decide from ``kind`` and ``facts``.
+    :ivar holdable: the change can be held back until the cluster has confirmed.
+    """
+
+    ticket: int
+    kind: str
+    expected_s: float | None
+    facts: Mapping[str, object]
+    holdable: bool
+    source: str
+
+
+@attrs.frozen
+class ChangeUpdated:
+    """A new estimate for a change under way: ``expected_s`` from now on."""
+
+    change_id: int
+    expected_s: float
+
+
+@attrs.frozen
+class ChangeEnded:
+    """A change is over: ``outcome`` is ``done``, ``cancelled`` or ``failed``."""
+
+    change_id: int
+    outcome: str
+
+
+@attrs.frozen
+class MasterMoveRequested:
+    """An operator wants node ``to`` to be master."""
+
+    ticket: int
+    to: int
+
+
+@attrs.frozen
+class StopRequested:
+    """The node is about to stop: a master hands over first."""
+
+
+Input = Union[
+    Restored, Received, PeerUp, PeerDown, TimerFired, Persisted, LogRead, Submitted, Prepared,
+    ReadRequested, ChangeBegan, ChangeUpdated, ChangeEnded, MasterMoveRequested, StopRequested,
+]  # fmt: skip

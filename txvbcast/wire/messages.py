@@ -1,0 +1,556 @@
+"""Every message of the protocol as a frozen class, and the registry of their type numbers.
+
+Units are last in the names; ``seq`` counts log entries from 1 and 0 means "none yet";
+an ``epoch`` is the number made by :func:`txvbcast.core.epochs.pair`.  The meaning of
+each message is told in ``docs/protocol.md``, its bytes in ``docs/wire.md``.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Union
+
+import attrs
+
+NODE_ID_MAX = 65535
+U64_MAX = 2**63 - 1
+
+
+class Mode(enum.Enum):
+    """How a flight is agreed upon."""
+
+    BROADCAST = "broadcast"
+    TWO_PHASE = "2pc"
+    THREE_PHASE = "3pc"
+
+    @property
+    def voted(self) -> bool:
+        """Whether the members are asked before the flight is ordered."""
+        return self is not Mode.BROADCAST
+
+
+class Standing(enum.Enum):
+    """A member's state in the replicated table: who is waited for follows it."""
+
+    NORMAL = "normal"
+    INACTIVE = "inactive"
+    CATCHING_UP = "catching_up"
+    FAILED = "failed"
+
+
+class ClaimWhy(enum.Enum):
+    """Why a candidate claims an epoch."""
+
+    SILENCE = "silence"
+    INACTIVE = "inactive"
+    HANDOVER = "handover"
+
+
+class HandoverWhy(enum.Enum):
+    """Why a master hands its office over."""
+
+    ABSENCE = "absence"
+    HANDBACK = "handback"
+    OPERATOR = "operator"
+    STOPPING = "stopping"
+
+
+def _in_range(low: int, high: int):  # type: ignore[no-untyped-def]
+    def check(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
+        if not low <= value <= high:
+            raise ValueError(f"{attribute.name} must be from {low} to {high}, got {value}")
+
+    return check
+
+
+def _node_id() -> int:
+    return attrs.field(validator=_in_range(1, NODE_ID_MAX))  # type: ignore[no-any-return]
+
+
+def _count() -> int:
+    return attrs.field(validator=_in_range(0, U64_MAX))  # type: ignore[no-any-return]
+
+
+def _positive() -> int:
+    return attrs.field(validator=_in_range(1, U64_MAX))  # type: ignore[no-any-return]
+
+
+# --- parts -----------------------------------------------------------------------------
+
+
+@attrs.frozen(order=True)
+class FlightId:
+    """Names a flight for all time: who proposed it, in which life, and its number there."""
+
+    origin: int = _node_id()
+    incarnation: int = _positive()
+    number: int = _positive()
+
+
+@attrs.frozen
+class Flight:
+    """A coordinator's batch of transactions that travels together.
+
+    :ivar born: seq of the last StandingEntry about the origin that the origin had applied.
+    :ivar oldest: the lowest flight number that was still under way at the origin.
+    :ivar items: one encoded transaction each (:mod:`txvbcast.wire.items`); opaque to the protocol.
+    :ivar indices: where some items were refused, the original places of those that are left.
+    """
+
+    id: FlightId
+    mode: Mode
+    born: int = _count()
+    oldest: int = _positive()
+    items: tuple[bytes, ...]
+    indices: tuple[int, ...] | None = None
+
+
+@attrs.frozen
+class StandingEntry:
+    """A log entry that changes a member's standing, its voter flag, or both.
+
+    :ivar change_id: the change of that incarnation of the member that this entry speaks about.
+    :ivar kind: kind of configuration change, empty when there is none.
+    :ivar source: who said so: ``self``, ``master``, or the name of a third party.
+    :ivar reason: for people and logs.
+    """
+
+    node_id: int = _node_id()
+    standing: Standing
+    voter: bool
+    incarnation: int = _count()
+    change_id: int = _count()
+    kind: str = ""
+    expected_ms: int = attrs.field(default=0, validator=_in_range(0, U64_MAX))
+    source: str = ""
+    reason: str = ""
+
+
+@attrs.frozen
+class Entry:
+    """One place of the log: exactly one of ``flight`` and ``standing`` is there."""
+
+    seq: int = _positive()
+    epoch: int = _positive()
+    flight: Flight | None = None
+    standing: StandingEntry | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if (self.flight is None) == (self.standing is None):
+            raise ValueError("an entry holds either a flight or a standing")
+
+
+@attrs.frozen
+class Run:
+    """From ``first`` on (until the next run) the log's entries were ordered in ``epoch``."""
+
+    first: int = _positive()
+    epoch: int = _positive()
+
+
+@attrs.frozen
+class Refusal:
+    """One item that a node will not accept."""
+
+    index: int = _count()
+    reason: str
+
+
+@attrs.frozen
+class MemberLine:
+    """A line of the configured member list, as compared in :class:`Hello`."""
+
+    id: int = _node_id()
+    name: str
+    peer: str
+
+
+# --- links -----------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Hello:
+    """First message of both sides of a link."""
+
+    cluster_id: str
+    cluster_name: str
+    node_id: int = _node_id()
+    incarnation: int = _positive()
+    disk_id: str
+    version_min: int = _positive()
+    version_max: int = _positive()
+    members_digest: str
+    members: tuple[MemberLine, ...]
+
+
+@attrs.frozen
+class HelloRefused:
+    """Why this side closes the link."""
+
+    reason: str
+
+
+# --- flights ---------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Propose:
+    """First phase: the query, which carries the payload to every member."""
+
+    flight: Flight
+
+
+@attrs.frozen
+class Vote:
+    """The items of a flight that the sender refuses; none refused is a Yes to all."""
+
+    flight: FlightId
+    refused: tuple[Refusal, ...] = ()
+
+
+@attrs.frozen
+class Decide:
+    """What the coordinator asks the master to order; ``accepted`` None means every item."""
+
+    flight: FlightId
+    accepted: tuple[int, ...] | None = None
+
+
+@attrs.frozen
+class Order:
+    """Second phase: the place of a flight (by name) or of a standing in the log."""
+
+    epoch: int = _positive()
+    seq: int = _positive()
+    committed: int = _count()
+    everywhere: int = _count()
+    flight: FlightId | None = None
+    accepted: tuple[int, ...] | None = None
+    standing: StandingEntry | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if (self.flight is None) == (self.standing is None):
+            raise ValueError("an order names either a flight or a standing")
+
+
+@attrs.frozen
+class Stored:
+    """The sender has every entry of this epoch's log up to ``seq`` on disk."""
+
+    epoch: int = _positive()
+    seq: int = _count()
+    disk_id: str
+
+
+@attrs.frozen
+class Committed:
+    """Third phase: every entry up to ``committed`` is decided."""
+
+    epoch: int = _positive()
+    committed: int = _count()
+    everywhere: int = _count()
+
+
+@attrs.frozen
+class Withdraw:
+    """The flight will never be ordered: release what was prepared for it."""
+
+    flight: FlightId
+
+
+@attrs.frozen
+class AskFlight:
+    """A participant asks what became of a flight that it prepared long ago."""
+
+    flight: FlightId
+
+
+@attrs.frozen
+class Suspect:
+    """A normal member did not vote in time; told to the master."""
+
+    member: int = _node_id()
+    flight: FlightId
+
+
+# --- change of master ------------------------------------------------------------------
+
+
+@attrs.frozen
+class Probe:
+    """Before a claim: has the receiver lost the master of ``epoch`` too?"""
+
+    epoch: int = _count()
+    nonce: int = _count()
+
+
+@attrs.frozen
+class ProbeReply:
+    """``lost``: the sender hears no master either; ``epoch`` is the highest it promised."""
+
+    epoch: int = _count()
+    nonce: int = _count()
+    lost: bool
+
+
+@attrs.frozen
+class Claim:
+    """A candidate asks for ``epoch``; ``of_epoch`` is the epoch whose master is gone."""
+
+    epoch: int = _positive()
+    why: ClaimWhy
+    of_epoch: int = _count()
+
+
+@attrs.frozen
+class Grant:
+    """A durable promise to the candidate of ``epoch``, with what the granter's log holds.
+
+    :ivar voters: the voters as listed in the granter's log.
+    :ivar runs: the epochs of its entries above ``committed``.
+    """
+
+    epoch: int = _positive()
+    log_epoch: int = _count()
+    stored: int = _count()
+    committed: int = _count()
+    voters: tuple[int, ...]
+    runs: tuple[Run, ...]
+    disk_id: str
+
+
+@attrs.frozen
+class Refuse:
+    """No grant for ``epoch``; ``promised`` is the highest epoch the sender has promised."""
+
+    epoch: int = _positive()
+    promised: int = _count()
+    reason: str
+
+
+@attrs.frozen
+class Start:
+    """The new master's log: entries above ``base`` were ordered as ``runs`` say, up to ``last``."""
+
+    epoch: int = _positive()
+    base: int = _count()
+    runs: tuple[Run, ...]
+    last: int = _count()
+
+
+@attrs.frozen
+class WantStart:
+    """The sender needs the Start of ``epoch`` with runs from above its ``committed`` on."""
+
+    epoch: int = _positive()
+    committed: int = _count()
+
+
+@attrs.frozen
+class Fetch:
+    """Asks for entries ``first`` to ``last`` of the log of ``log_epoch``.
+
+    :ivar epoch: what the server must have promised, so that a granter that moved on refuses.
+    """
+
+    epoch: int = _positive()
+    log_epoch: int = _count()
+    first: int = _positive()
+    last: int = _positive()
+
+
+@attrs.frozen
+class Entries:
+    """The answer to a :class:`Fetch`, possibly a beginning of what was asked for."""
+
+    epoch: int = _positive()
+    log_epoch: int = _count()
+    entries: tuple[Entry, ...]
+
+
+@attrs.frozen
+class FetchRefused:
+    """The server of a :class:`Fetch` has another log by now."""
+
+    epoch: int = _positive()
+    log_epoch: int = _count()
+    reason: str
+
+
+@attrs.frozen
+class Handoff:
+    """The leaving master's last word: its successor may start ``epoch`` with this grant.
+
+    :ivar sticky: an operator asked for it, so the office is not handed back by itself.
+    """
+
+    epoch: int = _positive()
+    grant: Grant
+    sticky: bool = False
+
+
+@attrs.frozen
+class MoveMaster:
+    """An operator's wish, passed on to the master: hand the office to node ``to``."""
+
+    to: int = _node_id()
+
+
+@attrs.frozen
+class MoveRefused:
+    """Why a :class:`MoveMaster` was not carried out."""
+
+    to: int = _node_id()
+    reason: str
+
+
+# --- absence ---------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Inactive:
+    """The first message: ``member`` is about to be away for about ``expected_ms``.
+
+    :ivar change_id: which absence of that incarnation; rises.
+    :ivar revision: rises with each new estimate for it.
+    :ivar epoch: the log epoch of the sender; stored: what it has on disk.
+    :ivar source: ``self``, or the name of the third party that says so.
+    """
+
+    member: int = _node_id()
+    incarnation: int = _positive()
+    change_id: int = _positive()
+    revision: int = _count()
+    kind: str
+    expected_ms: int = _count()
+    epoch: int = _count()
+    stored: int = _count()
+    source: str = "self"
+
+
+@attrs.frozen
+class Confirmed:
+    """The master's answer to Inactive: the cluster has taken note, the change may begin."""
+
+    incarnation: int = _positive()
+    change_id: int = _positive()
+
+
+@attrs.frozen
+class Unsafe:
+    """The master's answer to Inactive: this absence costs the quorum."""
+
+    incarnation: int = _positive()
+    change_id: int = _positive()
+    reason: str
+
+
+@attrs.frozen
+class Resumed:
+    """The second message, to the master: ``member`` is back (any node forwards it)."""
+
+    member: int = _node_id()
+    incarnation: int = _positive()
+    change_id: int = _count()
+    log_epoch: int = _count()
+    stored: int = _count()
+    committed: int = _count()
+
+
+@attrs.frozen
+class Normal:
+    """The third message: ``member`` serves again; timeouts return to their defaults."""
+
+    member: int = _node_id()
+    incarnation: int = _positive()
+    change_id: int = _count()
+
+
+# --- liveness and reads ----------------------------------------------------------------
+
+
+@attrs.frozen
+class Heartbeat:
+    """The master's sign of life.
+
+    :ivar ordered: the last seq of the master's log.
+    :ivar standing: the receiver's standing in the master's table.
+    :ivar incarnation: the receiver's incarnation in the master's table.
+    :ivar table_digest: of the master's committed table.
+    """
+
+    epoch: int = _positive()
+    beat: int = _count()
+    committed: int = _count()
+    everywhere: int = _count()
+    ordered: int = _count()
+    standing: Standing
+    incarnation: int = _count()
+    table_digest: str
+
+
+@attrs.frozen
+class HeartbeatReply:
+    """A member's sign of life, with its watermarks."""
+
+    epoch: int = _positive()
+    beat: int = _count()
+    log_epoch: int = _count()
+    stored: int = _count()
+    applied: int = _count()
+    standing: Standing
+    incarnation: int = _positive()
+    disk_id: str
+
+
+@attrs.frozen
+class QuorumCheck:
+    """The master asks whether it is still the master of ``epoch``."""
+
+    epoch: int = _positive()
+    nonce: int = _count()
+
+
+@attrs.frozen
+class QuorumCheckReply:
+    """The sender has promised nothing above ``epoch``."""
+
+    epoch: int = _positive()
+    nonce: int = _count()
+
+
+@attrs.frozen
+class Read:
+    """A node asks the master for a seq that a linearizable read must have applied."""
+
+    nonce: int = _count()
+
+
+@attrs.frozen
+class ReadAt:
+    """The answer to :class:`Read`."""
+
+    nonce: int = _count()
+    seq: int = _count()
+
+
+Message = Union[
+    Hello, HelloRefused, Propose, Vote, Decide, Order, Stored, Committed, Withdraw, AskFlight, Suspect,
+    Probe, ProbeReply, Claim, Grant, Refuse, Start, WantStart, Fetch, Entries, FetchRefused, Handoff,
+    MoveMaster, MoveRefused, Inactive, Confirmed, Unsafe, Resumed, Normal, Heartbeat, HeartbeatReply,
+    QuorumCheck, QuorumCheckReply, Read, ReadAt,
+]  # fmt: skip
+
+#: Type numbers on the wire: never reused, never renumbered.
+OPCODES: dict[int, type[Message]] = {
+    1: Hello, 2: HelloRefused,
+    10: Propose, 11: Vote, 12: Decide, 13: Order, 14: Stored, 15: Committed,
+    16: Withdraw, 17: AskFlight, 18: Suspect,
+    30: Probe, 31: ProbeReply, 32: Claim, 33: Grant, 34: Refuse, 35: Start, 36: WantStart,
+    37: Fetch, 38: Entries, 39: FetchRefused, 40: Handoff, 41: MoveMaster, 42: MoveRefused,
+    50: Inactive, 51: Confirmed, 52: Unsafe, 53: Resumed, 54: Normal,
+    60: Heartbeat, 61: HeartbeatReply, 62: QuorumCheck, 63: QuorumCheckReply, 64: Read, 65: ReadAt,
+}  # fmt: skip
+
+#: What may travel as a datagram; everything may travel over a link.
+DATAGRAM_TYPES: frozenset[type[Message]] = frozenset({Heartbeat, HeartbeatReply, Inactive})
