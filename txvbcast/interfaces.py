@@ -84,6 +84,18 @@ class IResourceManager(Interface):
         """Replace the state by a snapshot taken at ``seq``."""
 
 
+class IResourceManagerFactory(Interface):
+    """Makes resource managers from a configuration; found as a Twisted plugin."""
+
+    plugin = Attribute("The name by which an item of ``resource_managers`` asks for it.")
+
+    def make(name: str, options: Mapping[str, object]) -> IResourceManager:
+        """A new manager that transactions address as ``name``.
+
+        :raises ValueError: ``options`` cannot be used; the text names the one and what was expected.
+        """
+
+
 class IObserver(Interface):
     """Told of what happens in the cluster; may not block."""
 
