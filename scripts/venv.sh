@@ -1,0 +1,66 @@
+# Sourced by the scripts beside it. Sets $root (the checkout) and $python (of its .venv), and makes that
+# environment or brings it up to date when there is need. Returns non-zero, having said why, when it cannot.
+# PYTHON=/path/to/python chooses the interpreter for a new environment.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) || return 1
+python="$root/.venv/bin/python"
+stamp="$root/.venv/installed"
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            printf '%s\n' "$candidate"
+            return 0
+        fi
+    done
+    echo "Python 3.11 or newer is needed and was not found: install it, or name it with PYTHON=/path/to/python." >&2
+    return 1
+}
+
+# What the environment must hold; also where it is, because installed scripts carry that path.
+wanted() {
+    printf '%s\n' "$root"
+    cat "$root/requirements.txt" "$root/setup.py" "$root/pyproject.toml" | cksum
+}
+
+make_venv() {
+    local base
+    base=$(find_python) || return 1
+    echo "Making $root/.venv with $("$base" --version) ..." >&2
+    if ! "$base" -m venv --clear "$root/.venv"; then
+        echo "$base -m venv failed; Debian and Ubuntu have it in the package python3-venv." >&2
+        return 1
+    fi
+}
+
+install() {
+    echo "Installing what requirements.txt pins ..." >&2
+    local pip=("$python" -m pip --disable-pip-version-check -qq install)
+    "${pip[@]}" -r "$root/requirements.txt" &&
+        "${pip[@]}" --no-deps --no-build-isolation --editable "$root" &&
+        wanted >"$stamp"
+}
+
+up_to_date() {
+    [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$(wanted)" ] && "$python" -c '' 2>/dev/null
+}
+
+moved() {
+    [ -f "$stamp" ] && [ "$(head -n 1 "$stamp")" != "$root" ]
+}
+
+prepare() {
+    if up_to_date; then
+        return 0
+    fi
+    if moved || ! "$python" -c '' 2>/dev/null; then
+        make_venv || return 1
+    fi
+    if ! install; then
+        echo "Installing into $root/.venv failed; what pip said stands above." >&2
+        return 1
+    fi
+}
+
+prepare

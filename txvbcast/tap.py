@@ -1,0 +1,85 @@
+"""``twistd vbcast --config node.yaml``: one node of a cluster as a daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.application import service
+from twisted.python import usage
+
+from txvbcast.errors import ConfigError, StoreError
+from txvbcast.monotonic import use_monotonic_time
+from txvbcast.service import Service
+
+
+class Options(usage.Options):
+    """The command line of ``twistd vbcast``."""
+
+    synopsis = "[options]"
+    longdesc = "Runs one node of a txvbcast cluster. Write a first configuration with 'vbcast init'."
+    optParameters = [["config", "c", None, "The YAML file of this node (required)."]]
+
+    def postOptions(self) -> None:
+        """Refuse a command line without ``--config``.
+
+        :raises twisted.python.usage.UsageError: twistd prints it and exits with status 1.
+        """
+        if not self["config"]:
+            raise usage.UsageError("--config is missing: name the YAML file of this node, as in --config node1.yaml")
+
+
+class Foreground(service.MultiService):
+    """Holds the node under ``twistd -n``: what an operator can mend is one line and exit status 1, not a traceback.
+
+    :ivar pid_file: twistd's own, which twistd leaves behind when a process exits while it starts.
+    """
+
+    def __init__(self, node: service.IService, pid_file: Path | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.pid_file = pid_file
+        node.setServiceParent(self)
+
+    def privilegedStartService(self) -> None:
+        """Start what needs the first user's rights.
+
+        :raises SystemExit: for a configuration or data directory that cannot be used.
+        """
+        try:
+            super().privilegedStartService()  # type: ignore[no-untyped-call]
+        except (ConfigError, StoreError) as error:
+            self._give_up(error)
+
+    def startService(self) -> None:
+        """Start the node.
+
+        :raises SystemExit: for a configuration or data directory that cannot be used.
+        """
+        try:
+            super().startService()  # type: ignore[no-untyped-call]
+        except (ConfigError, StoreError) as error:
+            self._give_up(error)
+
+    def _give_up(self, error: ConfigError | StoreError) -> None:
+        if self.pid_file is not None:
+            self.pid_file.unlink(missing_ok=True)
+        raise SystemExit(f"vbcast: {error}") from None
+
+
+def makeService(options: Options) -> service.IService:
+    """Make the node that ``--config`` describes.
+
+    :raises SystemExit: for a configuration that cannot be used; its text goes to stderr, the status is 1.
+    """
+    from twisted.internet import reactor  # not at the top: twistd chooses the reactor first
+
+    use_monotonic_time(reactor)
+    try:
+        node = Service.from_config(Path(options["config"]))
+    except (ConfigError, StoreError) as error:
+        raise SystemExit(f"vbcast: {error}") from None
+    twistd: Any = options.parent
+    if not twistd["nodaemon"]:
+        # The process that the operator started waits for the daemon's word, which only an exception sends.
+        return node
+    return Foreground(node, Path(twistd["pidfile"]) if twistd["pidfile"] else None)
