@@ -42,5 +42,5 @@ def unpack(item: bytes) -> Transaction:
     """
     try:
         return Transaction(*_decoder.decode(item))
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise RemoteProtocolError(f"an item of a flight is not a transaction: {error}") from error

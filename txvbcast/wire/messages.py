@@ -55,24 +55,46 @@ class HandoverWhy(enum.Enum):
     STOPPING = "stopping"
 
 
-def _in_range(low: int, high: int):  # type: ignore[no-untyped-def]
-    def check(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
-        if not low <= value <= high:
-            raise ValueError(f"{attribute.name} must be from {low} to {high}, got {value}")
+@attrs.frozen
+class InRange:
+    """A validator: an int field must be from ``low`` to ``high``, both included.
 
-    return check
+    :raises ValueError: it is not; the text names the field, the range and the value.
+    """
+
+    low: int
+    high: int
+
+    def __call__(self, instance: object, attribute: attrs.Attribute[int], value: int) -> None:
+        self.check(attribute.name, value)
+
+    def check(self, name: str, value: int) -> None:
+        """Refuse ``value`` unless it is in the range."""
+        if not self.low <= value <= self.high:
+            raise ValueError(f"{name} must be from {self.low} to {self.high}, got {value}")
 
 
-def _node_id() -> int:
-    return attrs.field(validator=_in_range(1, NODE_ID_MAX))  # type: ignore[no-any-return]
+@attrs.frozen
+class EachInRange:
+    """A validator: so must every element of a tuple of ints, unless None stands in its place.
+
+    :raises ValueError: one of them is not.
+    """
+
+    element: InRange
+
+    def __call__(
+        self, instance: object, attribute: attrs.Attribute[tuple[int, ...] | None], value: tuple[int, ...] | None
+    ) -> None:
+        for place, number in enumerate(value or ()):
+            self.element.check(f"{attribute.name}[{place}]", number)
 
 
-def _count() -> int:
-    return attrs.field(validator=_in_range(0, U64_MAX))  # type: ignore[no-any-return]
-
-
-def _positive() -> int:
-    return attrs.field(validator=_in_range(1, U64_MAX))  # type: ignore[no-any-return]
+NODE_ID = InRange(1, NODE_ID_MAX)
+COUNT = InRange(0, U64_MAX)
+POSITIVE = InRange(1, U64_MAX)
+COUNTS = EachInRange(COUNT)
+NODE_IDS = EachInRange(NODE_ID)
 
 
 # --- parts -----------------------------------------------------------------------------
@@ -82,9 +104,9 @@ def _positive() -> int:
 class FlightId:
     """Names a flight for all time: who proposed it, in which life, and its number there."""
 
-    origin: int = _node_id()
-    incarnation: int = _positive()
-    number: int = _positive()
+    origin: int = attrs.field(validator=NODE_ID)
+    incarnation: int = attrs.field(validator=POSITIVE)
+    number: int = attrs.field(validator=POSITIVE)
 
 
 @attrs.frozen
@@ -99,10 +121,10 @@ class Flight:
 
     id: FlightId
     mode: Mode
-    born: int = _count()
-    oldest: int = _positive()
+    born: int = attrs.field(validator=COUNT)
+    oldest: int = attrs.field(validator=POSITIVE)
     items: tuple[bytes, ...]
-    indices: tuple[int, ...] | None = None
+    indices: tuple[int, ...] | None = attrs.field(default=None, validator=COUNTS)
 
 
 @attrs.frozen
@@ -115,13 +137,13 @@ class StandingEntry:
     :ivar reason: for people and logs.
     """
 
-    node_id: int = _node_id()
+    node_id: int = attrs.field(validator=NODE_ID)
     standing: Standing
     voter: bool
-    incarnation: int = _count()
-    change_id: int = _count()
+    incarnation: int = attrs.field(validator=COUNT)
+    change_id: int = attrs.field(validator=COUNT)
     kind: str = ""
-    expected_ms: int = attrs.field(default=0, validator=_in_range(0, U64_MAX))
+    expected_ms: int = attrs.field(default=0, validator=COUNT)
     source: str = ""
     reason: str = ""
 
@@ -130,8 +152,8 @@ class StandingEntry:
 class Entry:
     """One place of the log: exactly one of ``flight`` and ``standing`` is there."""
 
-    seq: int = _positive()
-    epoch: int = _positive()
+    seq: int = attrs.field(validator=POSITIVE)
+    epoch: int = attrs.field(validator=POSITIVE)
     flight: Flight | None = None
     standing: StandingEntry | None = None
 
@@ -144,23 +166,26 @@ class Entry:
 class Run:
     """From ``first`` on (until the next run) the log's entries were ordered in ``epoch``."""
 
-    first: int = _positive()
-    epoch: int = _positive()
+    first: int = attrs.field(validator=POSITIVE)
+    epoch: int = attrs.field(validator=POSITIVE)
 
 
 @attrs.frozen
 class Refusal:
     """One item that a node will not accept."""
 
-    index: int = _count()
+    index: int = attrs.field(validator=COUNT)
     reason: str
 
 
 @attrs.frozen
 class MemberLine:
-    """A line of the configured member list, as compared in :class:`Hello`."""
+    """A line of the configured member list, as compared in :class:`Hello`.
 
-    id: int = _node_id()
+    :ivar peer: where the others reach it, ``host:port``; an IPv6 address stands in brackets.
+    """
+
+    id: int = attrs.field(validator=NODE_ID)
     name: str
     peer: str
 
@@ -170,15 +195,22 @@ class MemberLine:
 
 @attrs.frozen
 class Hello:
-    """First message of both sides of a link."""
+    """First message of both sides of a link.
+
+    :ivar incarnation: rises by one at each start of the sender.
+    :ivar disk_id: made with the sender's store, so that a new store is not taken for the old one.
+    :ivar version_min, version_max: the wire versions that the sender speaks.
+    :ivar members_digest: of ``members``.
+    :ivar members: every node of the cluster as the sender is configured.
+    """
 
     cluster_id: str
     cluster_name: str
-    node_id: int = _node_id()
-    incarnation: int = _positive()
+    node_id: int = attrs.field(validator=NODE_ID)
+    incarnation: int = attrs.field(validator=POSITIVE)
     disk_id: str
-    version_min: int = _positive()
-    version_max: int = _positive()
+    version_min: int = attrs.field(validator=POSITIVE)
+    version_max: int = attrs.field(validator=POSITIVE)
     members_digest: str
     members: tuple[MemberLine, ...]
 
@@ -213,19 +245,19 @@ class Decide:
     """What the coordinator asks the master to order; ``accepted`` None means every item."""
 
     flight: FlightId
-    accepted: tuple[int, ...] | None = None
+    accepted: tuple[int, ...] | None = attrs.field(default=None, validator=COUNTS)
 
 
 @attrs.frozen
 class Order:
     """Second phase: the place of a flight (by name) or of a standing in the log."""
 
-    epoch: int = _positive()
-    seq: int = _positive()
-    committed: int = _count()
-    everywhere: int = _count()
+    epoch: int = attrs.field(validator=POSITIVE)
+    seq: int = attrs.field(validator=POSITIVE)
+    committed: int = attrs.field(validator=COUNT)
+    everywhere: int = attrs.field(validator=COUNT)
     flight: FlightId | None = None
-    accepted: tuple[int, ...] | None = None
+    accepted: tuple[int, ...] | None = attrs.field(default=None, validator=COUNTS)
     standing: StandingEntry | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -237,8 +269,8 @@ class Order:
 class Stored:
     """The sender has every entry of this epoch's log up to ``seq`` on disk."""
 
-    epoch: int = _positive()
-    seq: int = _count()
+    epoch: int = attrs.field(validator=POSITIVE)
+    seq: int = attrs.field(validator=COUNT)
     disk_id: str
 
 
@@ -246,9 +278,9 @@ class Stored:
 class Committed:
     """Third phase: every entry up to ``committed`` is decided."""
 
-    epoch: int = _positive()
-    committed: int = _count()
-    everywhere: int = _count()
+    epoch: int = attrs.field(validator=POSITIVE)
+    committed: int = attrs.field(validator=COUNT)
+    everywhere: int = attrs.field(validator=COUNT)
 
 
 @attrs.frozen
@@ -269,7 +301,7 @@ class AskFlight:
 class Suspect:
     """A normal member did not vote in time; told to the master."""
 
-    member: int = _node_id()
+    member: int = attrs.field(validator=NODE_ID)
     flight: FlightId
 
 
@@ -280,16 +312,16 @@ class Suspect:
 class Probe:
     """Before a claim: has the receiver lost the master of ``epoch`` too?"""
 
-    epoch: int = _count()
-    nonce: int = _count()
+    epoch: int = attrs.field(validator=COUNT)
+    nonce: int = attrs.field(validator=COUNT)
 
 
 @attrs.frozen
 class ProbeReply:
     """``lost``: the sender hears no master either; ``epoch`` is the highest it promised."""
 
-    epoch: int = _count()
-    nonce: int = _count()
+    epoch: int = attrs.field(validator=COUNT)
+    nonce: int = attrs.field(validator=COUNT)
     lost: bool
 
 
@@ -297,9 +329,9 @@ class ProbeReply:
 class Claim:
     """A candidate asks for ``epoch``; ``of_epoch`` is the epoch whose master is gone."""
 
-    epoch: int = _positive()
+    epoch: int = attrs.field(validator=POSITIVE)
     why: ClaimWhy
-    of_epoch: int = _count()
+    of_epoch: int = attrs.field(validator=COUNT)
 
 
 @attrs.frozen
@@ -307,14 +339,14 @@ class Grant:
     """A durable promise to the candidate of ``epoch``, with what the granter's log holds.
 
     :ivar voters: the voters as listed in the granter's log.
-    :ivar runs: the epochs of its entries above ``committed``.
+    :ivar runs: the epochs of its entries, the latest ones up to ``stored``.
     """
 
-    epoch: int = _positive()
-    log_epoch: int = _count()
-    stored: int = _count()
-    committed: int = _count()
-    voters: tuple[int, ...]
+    epoch: int = attrs.field(validator=POSITIVE)
+    log_epoch: int = attrs.field(validator=COUNT)
+    stored: int = attrs.field(validator=COUNT)
+    committed: int = attrs.field(validator=COUNT)
+    voters: tuple[int, ...] = attrs.field(validator=NODE_IDS)
     runs: tuple[Run, ...]
     disk_id: str
 
@@ -323,8 +355,8 @@ class Grant:
 class Refuse:
     """No grant for ``epoch``; ``promised`` is the highest epoch the sender has promised."""
 
-    epoch: int = _positive()
-    promised: int = _count()
+    epoch: int = attrs.field(validator=POSITIVE)
+    promised: int = attrs.field(validator=COUNT)
     reason: str
 
 
@@ -332,18 +364,18 @@ class Refuse:
 class Start:
     """The new master's log: entries above ``base`` were ordered as ``runs`` say, up to ``last``."""
 
-    epoch: int = _positive()
-    base: int = _count()
+    epoch: int = attrs.field(validator=POSITIVE)
+    base: int = attrs.field(validator=COUNT)
     runs: tuple[Run, ...]
-    last: int = _count()
+    last: int = attrs.field(validator=COUNT)
 
 
 @attrs.frozen
 class WantStart:
     """The sender needs the Start of ``epoch`` with runs from above its ``committed`` on."""
 
-    epoch: int = _positive()
-    committed: int = _count()
+    epoch: int = attrs.field(validator=POSITIVE)
+    committed: int = attrs.field(validator=COUNT)
 
 
 @attrs.frozen
@@ -353,18 +385,18 @@ class Fetch:
     :ivar epoch: what the server must have promised, so that a granter that moved on refuses.
     """
 
-    epoch: int = _positive()
-    log_epoch: int = _count()
-    first: int = _positive()
-    last: int = _positive()
+    epoch: int = attrs.field(validator=POSITIVE)
+    log_epoch: int = attrs.field(validator=COUNT)
+    first: int = attrs.field(validator=POSITIVE)
+    last: int = attrs.field(validator=POSITIVE)
 
 
 @attrs.frozen
 class Entries:
     """The answer to a :class:`Fetch`, possibly a beginning of what was asked for."""
 
-    epoch: int = _positive()
-    log_epoch: int = _count()
+    epoch: int = attrs.field(validator=POSITIVE)
+    log_epoch: int = attrs.field(validator=COUNT)
     entries: tuple[Entry, ...]
 
 
@@ -372,8 +404,8 @@ class Entries:
 class FetchRefused:
     """The server of a :class:`Fetch` has another log by now."""
 
-    epoch: int = _positive()
-    log_epoch: int = _count()
+    epoch: int = attrs.field(validator=POSITIVE)
+    log_epoch: int = attrs.field(validator=COUNT)
     reason: str
 
 
@@ -384,7 +416,7 @@ class Handoff:
     :ivar sticky: an operator asked for it, so the office is not handed back by itself.
     """
 
-    epoch: int = _positive()
+    epoch: int = attrs.field(validator=POSITIVE)
     grant: Grant
     sticky: bool = False
 
@@ -393,14 +425,14 @@ class Handoff:
 class MoveMaster:
     """An operator's wish, passed on to the master: hand the office to node ``to``."""
 
-    to: int = _node_id()
+    to: int = attrs.field(validator=NODE_ID)
 
 
 @attrs.frozen
 class MoveRefused:
     """Why a :class:`MoveMaster` was not carried out."""
 
-    to: int = _node_id()
+    to: int = attrs.field(validator=NODE_ID)
     reason: str
 
 
@@ -417,14 +449,14 @@ class Inactive:
     :ivar source: ``self``, or the name of the third party that says so.
     """
 
-    member: int = _node_id()
-    incarnation: int = _positive()
-    change_id: int = _positive()
-    revision: int = _count()
+    member: int = attrs.field(validator=NODE_ID)
+    incarnation: int = attrs.field(validator=POSITIVE)
+    change_id: int = attrs.field(validator=POSITIVE)
+    revision: int = attrs.field(validator=COUNT)
     kind: str
-    expected_ms: int = _count()
-    epoch: int = _count()
-    stored: int = _count()
+    expected_ms: int = attrs.field(validator=COUNT)
+    epoch: int = attrs.field(validator=COUNT)
+    stored: int = attrs.field(validator=COUNT)
     source: str = "self"
 
 
@@ -432,16 +464,16 @@ class Inactive:
 class Confirmed:
     """The master's answer to Inactive: the cluster has taken note, the change may begin."""
 
-    incarnation: int = _positive()
-    change_id: int = _positive()
+    incarnation: int = attrs.field(validator=POSITIVE)
+    change_id: int = attrs.field(validator=POSITIVE)
 
 
 @attrs.frozen
 class Unsafe:
     """The master's answer to Inactive: this absence costs the quorum."""
 
-    incarnation: int = _positive()
-    change_id: int = _positive()
+    incarnation: int = attrs.field(validator=POSITIVE)
+    change_id: int = attrs.field(validator=POSITIVE)
     reason: str
 
 
@@ -449,21 +481,21 @@ class Unsafe:
 class Resumed:
     """The second message, to the master: ``member`` is back (any node forwards it)."""
 
-    member: int = _node_id()
-    incarnation: int = _positive()
-    change_id: int = _count()
-    log_epoch: int = _count()
-    stored: int = _count()
-    committed: int = _count()
+    member: int = attrs.field(validator=NODE_ID)
+    incarnation: int = attrs.field(validator=POSITIVE)
+    change_id: int = attrs.field(validator=COUNT)
+    log_epoch: int = attrs.field(validator=COUNT)
+    stored: int = attrs.field(validator=COUNT)
+    committed: int = attrs.field(validator=COUNT)
 
 
 @attrs.frozen
 class Normal:
     """The third message: ``member`` serves again; timeouts return to their defaults."""
 
-    member: int = _node_id()
-    incarnation: int = _positive()
-    change_id: int = _count()
+    member: int = attrs.field(validator=NODE_ID)
+    incarnation: int = attrs.field(validator=POSITIVE)
+    change_id: int = attrs.field(validator=COUNT)
 
 
 # --- liveness and reads ----------------------------------------------------------------
@@ -475,17 +507,18 @@ class Heartbeat:
 
     :ivar ordered: the last seq of the master's log.
     :ivar standing: the receiver's standing in the master's table.
-    :ivar incarnation: the receiver's incarnation in the master's table.
+    :ivar incarnation, change_id: the receiver's last absence as the master's table has it.
     :ivar table_digest: of the master's committed table.
     """
 
-    epoch: int = _positive()
-    beat: int = _count()
-    committed: int = _count()
-    everywhere: int = _count()
-    ordered: int = _count()
+    epoch: int = attrs.field(validator=POSITIVE)
+    beat: int = attrs.field(validator=COUNT)
+    committed: int = attrs.field(validator=COUNT)
+    everywhere: int = attrs.field(validator=COUNT)
+    ordered: int = attrs.field(validator=COUNT)
     standing: Standing
-    incarnation: int = _count()
+    incarnation: int = attrs.field(validator=COUNT)
+    change_id: int = attrs.field(validator=COUNT)
     table_digest: str
 
 
@@ -493,13 +526,13 @@ class Heartbeat:
 class HeartbeatReply:
     """A member's sign of life, with its watermarks."""
 
-    epoch: int = _positive()
-    beat: int = _count()
-    log_epoch: int = _count()
-    stored: int = _count()
-    applied: int = _count()
+    epoch: int = attrs.field(validator=POSITIVE)
+    beat: int = attrs.field(validator=COUNT)
+    log_epoch: int = attrs.field(validator=COUNT)
+    stored: int = attrs.field(validator=COUNT)
+    applied: int = attrs.field(validator=COUNT)
     standing: Standing
-    incarnation: int = _positive()
+    incarnation: int = attrs.field(validator=POSITIVE)
     disk_id: str
 
 
@@ -507,31 +540,31 @@ class HeartbeatReply:
 class QuorumCheck:
     """The master asks whether it is still the master of ``epoch``."""
 
-    epoch: int = _positive()
-    nonce: int = _count()
+    epoch: int = attrs.field(validator=POSITIVE)
+    nonce: int = attrs.field(validator=COUNT)
 
 
 @attrs.frozen
 class QuorumCheckReply:
     """The sender has promised nothing above ``epoch``."""
 
-    epoch: int = _positive()
-    nonce: int = _count()
+    epoch: int = attrs.field(validator=POSITIVE)
+    nonce: int = attrs.field(validator=COUNT)
 
 
 @attrs.frozen
 class Read:
     """A node asks the master for a seq that a linearizable read must have applied."""
 
-    nonce: int = _count()
+    nonce: int = attrs.field(validator=COUNT)
 
 
 @attrs.frozen
 class ReadAt:
     """The answer to :class:`Read`."""
 
-    nonce: int = _count()
-    seq: int = _count()
+    nonce: int = attrs.field(validator=COUNT)
+    seq: int = attrs.field(validator=COUNT)
 
 
 Message = Union[

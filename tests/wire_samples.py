@@ -1,0 +1,192 @@
+"""Messages to try the wire with: typical ones, and the least and greatest that a class allows."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import struct
+import types
+import typing
+import zlib
+from typing import Any
+
+import attrs
+
+from txvbcast.wire import messages as m
+from txvbcast.wire.hello import members_digest
+
+CLUSTER_ID = "6f1d2c1e-demo"
+
+FLIGHT_ID = m.FlightId(origin=2, incarnation=3, number=17)
+FLIGHT = m.Flight(
+    id=FLIGHT_ID,
+    mode=m.Mode.TWO_PHASE,
+    born=4,
+    oldest=15,
+    items=(b"\x93\xa2kv\xc4\x03abc\xc0", b""),
+    indices=(0, 2),
+)
+STANDING = m.StandingEntry(
+    node_id=3,
+    standing=m.Standing.INACTIVE,
+    voter=True,
+    incarnation=5,
+    change_id=1,
+    kind="migrate_out",
+    expected_ms=4000,
+    source="self",
+    reason="announced",
+)
+EPOCH = (3 << 16) | 1
+OLD_EPOCH = (2 << 16) | 2
+MEMBERS = (
+    m.MemberLine(id=1, name="a", peer="127.0.0.1:8410"),
+    m.MemberLine(id=2, name="bé", peer="[::1]:8420"),
+    m.MemberLine(id=3, name="c", peer="c.example:8430"),
+)
+HELLO = m.Hello(
+    cluster_id=CLUSTER_ID,
+    cluster_name="demo",
+    node_id=2,
+    incarnation=3,
+    disk_id="d2",
+    version_min=1,
+    version_max=1,
+    members_digest=members_digest(MEMBERS),
+    members=MEMBERS,
+)
+GRANT = m.Grant(
+    epoch=EPOCH,
+    log_epoch=OLD_EPOCH,
+    stored=42,
+    committed=40,
+    voters=(1, 2, 3),
+    runs=(m.Run(first=41, epoch=OLD_EPOCH),),
+    disk_id="d2",
+)
+FLIGHT_ENTRY = m.Entry(seq=41, epoch=OLD_EPOCH, flight=FLIGHT)
+STANDING_ENTRY = m.Entry(seq=42, epoch=EPOCH, standing=STANDING)
+
+#: Vector name -> message; the part before a dot is the class.
+TYPICAL: dict[str, m.Message] = {
+    "Hello": HELLO,
+    "HelloRefused": m.HelloRefused(reason="the cluster name differs: 'a' at node 1, 'b' at node 2"),
+    "Propose": m.Propose(flight=FLIGHT),
+    "Vote": m.Vote(flight=FLIGHT_ID, refused=(m.Refusal(index=1, reason="no stock"),)),
+    "Vote.yes": m.Vote(flight=FLIGHT_ID),
+    "Decide": m.Decide(flight=FLIGHT_ID, accepted=(0, 2)),
+    "Decide.all": m.Decide(flight=FLIGHT_ID),
+    "Order": m.Order(epoch=EPOCH, seq=43, committed=42, everywhere=41, flight=FLIGHT_ID, accepted=(0, 2)),
+    "Order.standing": m.Order(epoch=EPOCH, seq=43, committed=42, everywhere=41, standing=STANDING),
+    "Stored": m.Stored(epoch=EPOCH, seq=42, disk_id="d2"),
+    "Committed": m.Committed(epoch=EPOCH, committed=43, everywhere=42),
+    "Withdraw": m.Withdraw(flight=FLIGHT_ID),
+    "AskFlight": m.AskFlight(flight=FLIGHT_ID),
+    "Suspect": m.Suspect(member=3, flight=FLIGHT_ID),
+    "Probe": m.Probe(epoch=OLD_EPOCH, nonce=9),
+    "ProbeReply": m.ProbeReply(epoch=OLD_EPOCH, nonce=9, lost=True),
+    "Claim": m.Claim(epoch=EPOCH, why=m.ClaimWhy.SILENCE, of_epoch=OLD_EPOCH),
+    "Grant": GRANT,
+    "Refuse": m.Refuse(epoch=EPOCH, promised=EPOCH + 1, reason="promised a higher epoch"),
+    "Start": m.Start(
+        epoch=EPOCH, base=40, runs=(m.Run(first=41, epoch=OLD_EPOCH), m.Run(first=43, epoch=EPOCH)), last=43
+    ),
+    "WantStart": m.WantStart(epoch=EPOCH, committed=38),
+    "Fetch": m.Fetch(epoch=EPOCH, log_epoch=OLD_EPOCH, first=41, last=42),
+    "Entries": m.Entries(epoch=EPOCH, log_epoch=OLD_EPOCH, entries=(FLIGHT_ENTRY, STANDING_ENTRY)),
+    "FetchRefused": m.FetchRefused(epoch=EPOCH, log_epoch=OLD_EPOCH, reason="promised a higher epoch"),
+    "Handoff": m.Handoff(epoch=EPOCH, grant=GRANT, sticky=True),
+    "MoveMaster": m.MoveMaster(to=2),
+    "MoveRefused": m.MoveRefused(to=2, reason="node 2 is catching up"),
+    "Inactive": m.Inactive(
+        member=3,
+        incarnation=5,
+        change_id=1,
+        revision=2,
+        kind="migrate_out",
+        expected_ms=4000,
+        epoch=EPOCH,
+        stored=42,
+        source="operator",
+    ),
+    "Confirmed": m.Confirmed(incarnation=5, change_id=1),
+    "Unsafe": m.Unsafe(incarnation=5, change_id=1, reason="node 2 is away too"),
+    "Resumed": m.Resumed(member=3, incarnation=5, change_id=1, log_epoch=OLD_EPOCH, stored=42, committed=40),
+    "Normal": m.Normal(member=3, incarnation=5, change_id=1),
+    "Heartbeat": m.Heartbeat(
+        epoch=EPOCH,
+        beat=1000,
+        committed=43,
+        everywhere=42,
+        ordered=44,
+        standing=m.Standing.CATCHING_UP,
+        incarnation=5,
+        change_id=1,
+        table_digest="0a1b2c3d",
+    ),
+    "HeartbeatReply": m.HeartbeatReply(
+        epoch=EPOCH,
+        beat=1000,
+        log_epoch=EPOCH,
+        stored=44,
+        applied=43,
+        standing=m.Standing.NORMAL,
+        incarnation=5,
+        disk_id="d3",
+    ),
+    "QuorumCheck": m.QuorumCheck(epoch=EPOCH, nonce=9),
+    "QuorumCheckReply": m.QuorumCheckReply(epoch=EPOCH, nonce=9),
+    "Read": m.Read(nonce=9),
+    "ReadAt": m.ReadAt(nonce=9, seq=43),
+}
+
+#: A class that holds exactly one of two fields: which one is left out of the (least, greatest) sample.
+LEFT_OUT = {m.Entry: ("flight", "standing"), m.Order: ("flight", "standing")}
+
+_LEAST: dict[Any, object] = {bool: False, str: "", bytes: b""}
+_GREATEST: dict[Any, object] = {bool: True, str: "\0é\U0010ffff" * 12, bytes: bytes(range(256))}
+
+
+def extreme(cls: type, greatest: bool) -> Any:
+    """The value of ``cls`` whose every field is the least, or the greatest, that is of interest."""
+    hints = typing.get_type_hints(cls)
+    left_out = LEFT_OUT[cls][greatest] if cls in LEFT_OUT else None
+    return cls(
+        **{
+            field.name: None if field.name == left_out else _field(hints[field.name], field.validator, greatest, cls)
+            for field in attrs.fields(cls)
+        }
+    )
+
+
+def _field(hint: Any, rule: Any, greatest: bool, cls: type) -> object:
+    if isinstance(hint, types.UnionType):
+        if not greatest and cls not in LEFT_OUT:
+            return None
+        return _field(typing.get_args(hint)[0], rule, greatest, cls)
+    if typing.get_origin(hint) is tuple:
+        return (_field(typing.get_args(hint)[0], rule, greatest, cls),) * 2 if greatest else ()
+    if isinstance(rule, m.EachInRange):
+        rule = rule.element
+    if isinstance(rule, m.InRange):
+        return rule.high if greatest else rule.low
+    if attrs.has(hint):
+        return extreme(hint, greatest)
+    if issubclass(hint, enum.Enum):
+        return list(hint)[-1 if greatest else 0]
+    return (_GREATEST if greatest else _LEAST)[hint]
+
+
+def framed(body: bytes, number: int = 14, version: int = 1, flags: int = 0, length: int | None = None) -> bytes:
+    """A frame made by hand, so that tests can say what the codec never would; its checksum is right."""
+    checked = struct.pack("!IBBH", len(body) if length is None else length, version, number, flags)
+    return checked + struct.pack("!I", zlib.crc32(checked + body)) + body
+
+
+def enveloped(
+    body: bytes, number: int = 61, sender: int = 2, magic: bytes = b"VB", version: int = 1, cluster_id: str = CLUSTER_ID
+) -> bytes:
+    """A datagram made by hand; its checksum is right."""
+    lead = struct.pack("!2sBBH", magic, version, number, sender)
+    rest = hashlib.sha256(cluster_id.encode()).digest()[:8] + body
+    return lead + struct.pack("!I", zlib.crc32(lead + rest)) + rest
