@@ -1,0 +1,184 @@
+"""A node without a cluster, for the tests of what people touch: the driver's API, answered at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+from twisted.internet.defer import Deferred, fail, succeed
+
+from txvbcast.config import CHANGE_KINDS
+from txvbcast.errors import Committed, Unsafe
+from txvbcast.interfaces import Tx
+from txvbcast.managers.kv import KeyValueManager
+from txvbcast.wire.messages import Mode
+
+
+@attrs.frozen
+class FakeChange:
+    """As the driver's."""
+
+    change_id: int
+    expected_s: float
+    confirmed: bool
+    unsafe: str = ""
+
+
+class FakeEvents:
+    """An event log that keeps the last ``keep`` events."""
+
+    def __init__(self, keep: int = 1000) -> None:
+        self.keep = keep
+        self.kept: list[dict[str, Any]] = []
+        self.newest_id = 0
+        self.callbacks: list[Callable[[dict[str, Any]], None]] = []
+
+    @property
+    def oldest_id(self) -> int:
+        return self.newest_id - len(self.kept) + 1
+
+    def since(self, event_id: int) -> list[dict[str, Any]]:
+        return [event for event in self.kept if event["id"] > event_id]
+
+    def subscribe(self, callback: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+        self.callbacks.append(callback)
+        return lambda: self.callbacks.remove(callback)
+
+    def add(self, kind: str, node_id: int = 1, reason: str = "", **facts: Any) -> None:
+        self.newest_id += 1
+        event = {"id": self.newest_id, "kind": kind, "node_id": node_id, "reason": reason, "time_s": 1000.5, **facts}
+        self.kept = [*self.kept, event][-self.keep :]
+        for callback in tuple(self.callbacks):
+            callback(event)
+
+
+class FakeNode:
+    """Performs every transaction itself; ``failure`` and ``holding`` make it misbehave.
+
+    :ivar failure: what the next submission, barrier or handover fails with.
+    :ivar holding: deferreds of submissions that wait for ever, while not None.
+    :ivar answer: how the next absences are answered: ``confirmed``, ``silent``, or a reason why not.
+    :ivar asked: arguments of the calls, for tests to look at.
+    """
+
+    def __init__(self) -> None:
+        self.kv = KeyValueManager()
+        self.events = FakeEvents()
+        self.applied = 0
+        self.failure: Exception | None = None
+        self.holding: list[Deferred[Any]] | None = None
+        self.answer = "confirmed"
+        self.master: int | None = 1
+        self.quorum = True
+        self.asked: list[Any] = []
+        self.outcomes: dict[str, Committed] = {}
+        self.absences: list[dict[str, Any]] = []
+
+    def _failing(self) -> Deferred[Any] | None:
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            return fail(failure)
+        if self.holding is not None:
+            self.holding.append(Deferred())
+            return self.holding[-1]
+        return None
+
+    def submit(
+        self,
+        rm: str,
+        payload: bytes,
+        mode: Mode = Mode.BROADCAST,
+        timeout_s: float = 5.0,
+        request_id: str | None = None,
+    ) -> Deferred[Committed]:
+        self.asked.append((rm, payload, mode, timeout_s, request_id))
+        if rm not in ("kv", "echo"):
+            raise ValueError(f"there is no resource manager {rm!r}; expected one of echo, kv")
+        failing = self._failing()
+        if failing is not None:
+            return failing
+        if request_id in self.outcomes:
+            return succeed(self.outcomes[request_id])
+        self.applied += 1
+        tx = Tx(rm, payload, mode, "1.1.1", 0, self.applied, request_id)
+        committed = Committed(self.applied, 0, self.kv.commit(tx) if rm == "kv" else payload)
+        if request_id is not None:
+            self.outcomes[request_id] = committed
+        return succeed(committed)
+
+    def outcome(self, request_id: str) -> Committed | None:
+        return self.outcomes.get(request_id)
+
+    def read_barrier(self, timeout_s: float = 5.0) -> Deferred[int]:
+        self.asked.append(("barrier", timeout_s))
+        return self._failing() or succeed(self.applied)
+
+    def begin_change(
+        self,
+        kind: str,
+        expected_s: float | None = None,
+        facts: Mapping[str, object] = {},
+        holdable: bool = True,
+        source: str = "operator",
+        wait_s: float = 5.0,
+    ) -> Deferred[FakeChange]:
+        self.asked.append((kind, expected_s, dict(facts), holdable, source, wait_s))
+        if kind not in CHANGE_KINDS:
+            raise ValueError(f"there is no kind of change {kind!r}")
+        change_id = len(self.absences) + 1
+        expected_s = 2.0 if expected_s is None else expected_s
+        confirmed = self.answer == "confirmed"
+        unsafe = "" if self.answer in ("confirmed", "silent") else self.answer
+        absence = {
+            "change_id": change_id, "kind": kind, "source": source, "expected_ms": round(expected_s * 1000),
+            "began": 1000.0, "elapsed_ms": 5, "confirmed": confirmed, "unsafe": unsafe, "outcome": None,
+            "actual_ms": None,
+        }  # fmt: skip
+        self.absences.append(absence)
+        return succeed(FakeChange(change_id, expected_s, confirmed, unsafe))
+
+    def _absence(self, change_id: int) -> dict[str, Any]:
+        for absence in self.absences:
+            if absence["change_id"] == change_id and absence["outcome"] is None:
+                return absence
+        raise KeyError(change_id)
+
+    def update_change(self, change_id: int, expected_s: float) -> None:
+        self._absence(change_id)["expected_ms"] = round(expected_s * 1000)
+
+    def end_change(self, change_id: int, outcome: str = "done") -> None:
+        self._absence(change_id).update(outcome=outcome, actual_ms=7)
+
+    def changes(self) -> list[dict[str, Any]]:
+        return self.absences
+
+    def may_be_absent(self) -> str:
+        return "" if self.answer == "confirmed" else self.answer
+
+    def move_master(self, to: int) -> Deferred[None]:
+        if to > 3:
+            return fail(ValueError(f"there is no member {to}; expected one of 1, 2, 3"))
+        if to == 3:
+            return fail(Unsafe("node 3 is inactive"))
+        failing = self._failing()
+        if failing is None:
+            self.master = to
+        return failing or succeed(None)
+
+    def status(self) -> dict[str, Any]:
+        members = [self._member(1, "normal"), self._member(2, "inactive"), self._member(3, "normal")]
+        return {
+            "node_id": 1, "name": "one", "epoch": 65537, "epoch_text": "1.1", "master": self.master,
+            "standing": "normal", "committed": self.applied, "everywhere": self.applied, "applied": self.applied,
+            "members": members, "quorum": {"voters": 3, "needed": 2, "ok": self.quorum},
+        }  # fmt: skip
+
+    def _member(self, node_id: int, standing: str) -> dict[str, Any]:
+        inactive = standing == "inactive"
+        return {
+            "node_id": node_id, "name": f"n{node_id}", "standing": standing, "kind": "freeze" if inactive else "",
+            "expected_ms": 4000 if inactive else 0, "remaining_ms": 2500 if inactive else 0,
+            "heartbeat_timeout_ms": 6800 if inactive else 800, "response_timeout_ms": 0 if inactive else 1000,
+            "stored": 7, "applied": 7, "queue_entries": 12 if inactive else 0, "queue_bytes": 3456, "vms": ["web"],
+        }  # fmt: skip

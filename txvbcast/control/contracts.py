@@ -1,0 +1,174 @@
+"""What the HTTP interface needs of a node, as structural types: the driver and the key-value store have it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.defer import Deferred
+
+from txvbcast.errors import Committed
+from txvbcast.wire.messages import Mode
+
+#: An event as observers see it: ``id``, ``kind``, ``node_id``, ``reason``, ``time_s`` and facts.
+Event = dict[str, Any]
+
+
+class EventLog(Protocol):
+    """The node's last events, and those to come."""
+
+    @property
+    def oldest_id(self) -> int:
+        """The first event that is still kept."""
+
+    @property
+    def newest_id(self) -> int:
+        """The last event, 0 before the first."""
+
+    def since(self, event_id: int, /) -> list[Event]:
+        """The kept events with an id above ``event_id``."""
+
+    def subscribe(self, callback: Callable[[Event], None], /) -> Callable[[], None]:
+        """Call back with each event from now on, until the returned function is called."""
+
+
+class Change(Protocol):
+    """The answer to the announcement of an absence."""
+
+    @property
+    def change_id(self) -> int:
+        """Names the change on this node."""
+
+    @property
+    def expected_s(self) -> float:
+        """How long it is expected to take."""
+
+    @property
+    def confirmed(self) -> bool:
+        """The cluster has taken note."""
+
+    @property
+    def unsafe(self) -> str:
+        """Why the cluster cannot afford it, else empty."""
+
+
+class Node(Protocol):
+    """The driver, as far as the HTTP interface uses it; see there for duties and errors."""
+
+    @property
+    def applied(self) -> int:
+        """The last seq that this node has performed."""
+
+    @property
+    def events(self) -> EventLog:
+        """What happened in the cluster, as this node saw it."""
+
+    def submit(
+        self,
+        rm: str,
+        payload: bytes,
+        mode: Mode = Mode.BROADCAST,
+        timeout_s: float = 5.0,
+        request_id: str | None = None,
+    ) -> Deferred[Committed]:
+        """Hand in a transaction."""
+
+    def outcome(self, request_id: str) -> Committed | None:
+        """What became of a transaction with that ``request_id``, if it is known."""
+
+    def read_barrier(self, timeout_s: float = 5.0) -> Deferred[int]:
+        """Fires when a read here is linearizable."""
+
+    def begin_change(
+        self,
+        kind: str,
+        expected_s: float | None = None,
+        facts: Mapping[str, object] = ...,
+        holdable: bool = True,
+        source: str = "operator",
+        wait_s: float = 5.0,
+    ) -> Deferred[Any]:
+        """Announce an absence; fires with a :class:`Change`."""
+
+    def update_change(self, change_id: int, expected_s: float) -> None:
+        """Estimate anew."""
+
+    def end_change(self, change_id: int, outcome: str = "done") -> None:
+        """The absence is over."""
+
+    def changes(self) -> list[dict[str, Any]]:
+        """This node's absences."""
+
+    def may_be_absent(self) -> str:
+        """Empty for yes, else why not now."""
+
+    def move_master(self, to: int) -> Deferred[None]:
+        """Hand the office over."""
+
+    def status(self) -> dict[str, Any]:
+        """What ``GET /v1/status`` shows."""
+
+
+class KvResult(Protocol):
+    """What came of a transaction of the key-value store."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it did what it was asked to."""
+
+    @property
+    def version(self) -> int:
+        """The key's version afterwards, 0 for none."""
+
+    @property
+    def found_version(self) -> int:
+        """The key's version before, 0 for none."""
+
+    @property
+    def reason(self) -> str:
+        """Why not ``ok``."""
+
+
+class KeyValues(Protocol):
+    """The key-value resource manager, as far as the HTTP interface uses it; see there."""
+
+    @property
+    def name(self) -> str:
+        """The name by which transactions address it."""
+
+    def put_payload(self, key: str, value: bytes, if_version: int | None = None, /) -> bytes:
+        """A transaction that sets ``key``."""
+
+    def delete_payload(self, key: str, if_version: int | None = None, /) -> bytes:
+        """A transaction that removes ``key``."""
+
+    def decode_result(self, result: bytes, /) -> KvResult:
+        """What came of it."""
+
+    def get(self, key: str, /) -> tuple[bytes, int] | None:
+        """Value and version."""
+
+    def items(self, prefix: str = "", /) -> list[tuple[str, bytes, int]]:
+        """Keys, values and versions in order."""
+
+
+@attrs.frozen
+class HttpLimits:
+    """Bounds of one HTTP interface.
+
+    :ivar payload_bytes_max: of one transaction (``limits.payload``).
+    :ivar event_streams_max: clients that follow the events at once.
+    :ivar event_backlog_bytes_max: a client that leaves more events than this unread is disconnected.
+    :ivar keep_alive_s: a silent event stream shows a sign of life this often.
+    """
+
+    payload_bytes_max: int = 1 << 20
+    event_streams_max: int = 64
+    event_backlog_bytes_max: int = 1 << 18
+    keep_alive_s: float = 15.0
+
+    @property
+    def body_bytes_max(self) -> int:
+        """The largest request body: a full payload in base64, and room for what surrounds it."""
+        return 2 * self.payload_bytes_max + 65536
