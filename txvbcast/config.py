@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Mapping
+from typing import Final
 
 import attrs
 
@@ -42,6 +43,14 @@ class HeartbeatConfig:
     timeout_s: float = 0.8
 
 
+#: What ``heartbeat.preset`` may name: for one LAN, for sites apart, for tests.
+HEARTBEAT_PRESETS: Final[Mapping[str, HeartbeatConfig]] = {
+    "lan": HeartbeatConfig(interval_s=0.1, timeout_s=0.8),
+    "wan": HeartbeatConfig(interval_s=0.5, timeout_s=5.0),
+    "test": HeartbeatConfig(interval_s=0.05, timeout_s=0.4),
+}
+
+
 @attrs.frozen
 class ResponseTimeoutConfig:
     """How long a coordinator waits for a vote before it reports (normal) or goes on (inactive)."""
@@ -69,7 +78,8 @@ class QuorumConfig:
 
 @attrs.frozen
 class MasterConfig:
-    """:ivar handback: give the office back to the lowest id when everyone is back; :ivar handback_delay_s: after this."""
+    """:ivar handback: give the office back to the lowest id when everyone is back; :ivar handback_delay_s: so long
+    after that."""
 
     handback: bool = True
     handback_delay_s: float = 1.0
@@ -113,6 +123,10 @@ class PluginConfig:
     kinds: tuple[str, ...] = ()
 
 
+#: What a node has when ``resource_managers`` is not given.
+DEFAULT_RESOURCE_MANAGERS: Final = (PluginConfig(name="kv", plugin="kv"),)
+
+
 @attrs.frozen
 class ProtocolConfig:
     """What the core needs to know: everything but addresses, files and plugins."""
@@ -130,7 +144,10 @@ class ProtocolConfig:
 
 @attrs.frozen
 class Config:
-    """A node's whole configuration; made by :func:`load` from YAML."""
+    """A node's whole configuration; :func:`txvbcast.configfile.load` makes it from YAML.
+
+    One made in Python is checked by :func:`txvbcast.validation.validate`.
+    """
 
     cluster_id: str
     cluster_name: str
@@ -141,7 +158,7 @@ class Config:
     protocol: ProtocolConfig
     insecure: bool = True
     queue: QueueConfig = QueueConfig()
-    resource_managers: tuple[PluginConfig, ...] = ()
+    resource_managers: tuple[PluginConfig, ...] = DEFAULT_RESOURCE_MANAGERS
     adapters: tuple[PluginConfig, ...] = ()
 
     @property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Mapping, Union
+from collections.abc import Mapping
+from typing import Union
 
 import attrs
 
@@ -145,3 +146,19 @@ Input = Union[
     Restored, Received, PeerUp, PeerDown, TimerFired, Persisted, LogRead, Submitted, Prepared,
     ReadRequested, ChangeBegan, ChangeUpdated, ChangeEnded, MasterMoveRequested, StopRequested,
 ]  # fmt: skip
+
+
+@attrs.frozen
+class StoredState:
+    """What a store knows when it is opened, besides the log itself.
+
+    :ivar incarnation: this life's number, already durable.
+    :ivar last_seq: the last entry of the stored log, 0 for none.
+    """
+
+    incarnation: int
+    disk_id: str
+    promised_epoch: int
+    log_epoch: int
+    committed: int
+    last_seq: int

@@ -1,0 +1,93 @@
+"""What the parts of a replica share: who it is, its configuration, and where effects are put.
+
+The parts never call each other's machines.  They append effects for the driver and
+signals for the replica, which routes them (:mod:`txvbcast.core.replica`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+import attrs
+
+from txvbcast.config import ProtocolConfig
+from txvbcast.core.effects import Effect, Notify, Send, SendDatagram, SetTimer
+from txvbcast.core.inputs import StoredState
+from txvbcast.core.signals import Signal
+from txvbcast.wire.messages import Message
+
+TICK = "tick"
+TURN = "turn"
+
+
+@attrs.frozen
+class Link:
+    """An open link to a peer."""
+
+    incarnation: int
+    disk_id: str
+
+
+@attrs.define(eq=False)
+class Commons:
+    """Shared by all parts of one replica.
+
+    :ivar now_s: the time of the step under way, on the caller's monotonic clock.
+    :ivar loopback: messages to this node itself, delivered before the step ends.
+    """
+
+    config: ProtocolConfig
+    stored: StoredState
+    now_s: float = 0.0
+    links: dict[int, Link] = attrs.field(factory=dict)
+    out: list[Effect] = attrs.field(factory=list)
+    signals: deque[Signal] = attrs.field(factory=deque)
+    loopback: deque[Message] = attrs.field(factory=deque)
+    turn_armed: bool = False
+
+    @property
+    def me(self) -> int:
+        """This node's id."""
+        return self.config.node_id
+
+    @property
+    def others(self) -> tuple[int, ...]:
+        """Ids of the other nodes, rising."""
+        return tuple(sorted(member.id for member in self.config.members if member.id != self.me))
+
+    def send(self, to: int, message: Message) -> None:
+        """To a peer over its link, or to this node itself."""
+        if to == self.me:
+            self.loopback.append(message)
+        else:
+            self.out.append(Send(to, message))
+
+    def send_others(self, message: Message) -> None:
+        """To every other member."""
+        for to in self.others:
+            self.out.append(Send(to, message))
+
+    def send_all(self, message: Message) -> None:
+        """To every member, this one too."""
+        self.send_others(message)
+        self.loopback.append(message)
+
+    def send_datagrams(self, message: Message) -> None:
+        """To every other member, at once and without a link."""
+        for to in self.others:
+            self.out.append(SendDatagram(to, message))
+
+    def signal(self, signal: Signal) -> None:
+        """Tell the other parts, when this part is done."""
+        self.signals.append(signal)
+
+    def notify(self, kind: str, node_id: int, reason: str, facts: Mapping[str, object] | None = None) -> None:
+        """Tell operators and applications."""
+        self.out.append(Notify(kind, node_id, reason, facts or {}))
+
+    def need_turn(self) -> None:
+        """Ask for a TURN timer: what is gathered now is sent when the present turn is over."""
+        if not self.turn_armed:
+            self.turn_armed = True
+            self.out.append(SetTimer(TURN, 0.0))

@@ -1,0 +1,169 @@
+"""A follower's log: START, ORDER, COMMITTED, and what is missing."""
+
+from __future__ import annotations
+
+import attrs
+
+from txvbcast.core import epochs
+from txvbcast.core.catchup import Transfer
+from txvbcast.core.commons import Commons
+from txvbcast.core.journal import Journal
+from txvbcast.core.ordering import accepted_part, fits
+from txvbcast.core.proposals import Proposals
+from txvbcast.core.signals import Advanced
+from txvbcast.wire.messages import Entries, Entry, FetchRefused, Order, Start, Stored, WantStart
+
+#: Orders kept while something before them is missing; the rest is fetched later.
+AHEAD_MAX = 10_000
+
+
+@attrs.define(eq=False)
+class Following:
+    """What a node does with the log of the master it follows.
+
+    :ivar epoch: of the master heard last; its log may not be adopted yet. 0 for none.
+    :ivar ordered, committed, everywhere: what that master has said of its log.
+    :ivar ahead: its orders, by seq, that cannot be appended yet.
+    """
+
+    commons: Commons
+    journal: Journal
+    proposals: Proposals
+    epoch: int = 0
+    ordered: int = 0
+    committed: int = 0
+    everywhere: int = 0
+    ahead: dict[int, Order] = attrs.field(factory=dict)
+    transfer: Transfer | None = None
+    tail_at_tick: int = -1
+
+    @property
+    def master(self) -> int:
+        """The node whose epoch this is."""
+        return epochs.master_of(self.epoch)
+
+    @property
+    def adopted(self) -> bool:
+        """Whether this node's log is that of the epoch it follows."""
+        return self.epoch != 0 and self.epoch == self.journal.log_epoch
+
+    def follow(self, epoch: int) -> bool:
+        """A master of ``epoch`` was heard; True if it is a new one."""
+        if epoch == self.epoch:
+            return False
+        self.epoch = epoch
+        self.ordered = self.committed = self.everywhere = 0
+        self.ahead.clear()
+        self.transfer = None
+        return True
+
+    # --- adopting a log ------------------------------------------------------------
+
+    def on_start(self, start: Start) -> None:
+        """The log that this epoch starts with."""
+        journal = self.journal
+        if journal.log_epoch == start.epoch:
+            self.commons.need_turn()  # say again what is stored
+            return
+        if self.transfer is not None and self.transfer.adopting == start.epoch:
+            return
+        journal.promised = start.epoch  # durable in the same step as the adoption
+        match = journal.matching(start.base, start.runs, start.last)
+        self.transfer = Transfer(self.master, start.epoch, start.epoch, match, start.last, start.epoch)
+        self._go_on()
+
+    def on_entries(self, entries: Entries) -> None:
+        """A window of what was asked for."""
+        if self.transfer is not None and self.transfer.take(entries):
+            self._go_on()
+
+    def on_fetch_refused(self, refused: FetchRefused) -> None:
+        """The master has another log by now: what is wanted is its Start."""
+        transfer = self.transfer
+        if transfer is not None and (transfer.epoch, transfer.log_epoch) == (refused.epoch, refused.log_epoch):
+            self.transfer = None
+            self.want_start()
+
+    def want_start(self) -> None:
+        """Ask for the Start of the epoch followed, unless its log is here or on its way."""
+        if self.epoch and not self.adopted and self.transfer is None:
+            self.commons.send(self.master, WantStart(self.epoch, self.journal.committed))
+
+    def _go_on(self) -> None:
+        transfer = self.transfer
+        assert transfer is not None
+        if not transfer.adopting and transfer.got:
+            # Orders may have been appended meanwhile.
+            self.journal.append([entry for entry in transfer.got if entry.seq > self.journal.tail])
+            transfer.match, transfer.got = self.journal.tail, []
+        if not transfer.complete:
+            self.commons.send(transfer.source, transfer.fetch(self.commons.now_s))
+            return
+        self.transfer = None
+        if transfer.adopting:
+            self.journal.adopt(transfer.match, transfer.got, transfer.adopting)
+        self.drain()
+
+    def on_link(self, peer: int) -> None:
+        """A request over an earlier link may be lost."""
+        if self.transfer is not None and self.transfer.source == peer:
+            self.commons.send(peer, self.transfer.fetch(self.commons.now_s))
+
+    # --- growing with it -----------------------------------------------------------
+
+    def on_order(self, order: Order) -> None:
+        """A place of the log, from the master followed."""
+        self.heard(order.seq, order.committed, order.everywhere)
+        if order.seq > self.journal.tail and len(self.ahead) < AHEAD_MAX:
+            self.ahead[order.seq] = order
+        self.drain()
+
+    def heard(self, ordered: int, committed: int, everywhere: int) -> None:
+        """The master's watermarks."""
+        self.ordered = max(self.ordered, ordered)
+        self.committed = max(self.committed, committed)
+        self.everywhere = max(self.everywhere, everywhere)
+
+    def drain(self) -> None:
+        """Append what can be appended, and believe what is committed of it."""
+        if not self.adopted or (self.transfer is not None and self.transfer.adopting):
+            return
+        entries: list[Entry] = []
+        seq = self.journal.tail + 1
+        while seq in self.ahead:
+            entry = self._entry(self.ahead[seq])
+            if entry is None:
+                break
+            del self.ahead[seq]
+            entries.append(entry)
+            seq += 1
+        if entries:
+            self.journal.append(entries)
+        if self.journal.commit(self.committed) or self.everywhere:
+            self.commons.signal(Advanced())
+
+    def _entry(self, order: Order) -> Entry | None:
+        if order.standing is not None:
+            return Entry(order.seq, order.epoch, standing=order.standing)
+        held = self.proposals.held.get(order.flight) if order.flight is not None else None
+        if held is None or not fits(held.core.flight, order.accepted):
+            return None  # the payload is still on its way, or will be fetched
+        return Entry(order.seq, order.epoch, flight=accepted_part(held.core.flight, order.accepted))
+
+    def say_stored(self) -> None:
+        """Tell the master what is on disk."""
+        if self.adopted and self.journal.stored >= 0 and self.master != self.commons.me:
+            self.commons.send(self.master, Stored(self.epoch, self.journal.stored, self.commons.stored.disk_id))
+
+    def on_tick(self, patience_s: float) -> None:
+        """Fetch what is missing since the last tick; ask again for what does not come."""
+        stuck, self.tail_at_tick = self.tail_at_tick == self.journal.tail, self.journal.tail
+        if self.transfer is not None:
+            if self.commons.now_s - self.transfer.asked_s > patience_s:
+                self.commons.send(self.transfer.source, self.transfer.fetch(self.commons.now_s))
+            return
+        if self.adopted and self.master != self.commons.me and self.ordered > self.journal.tail and stuck:
+            self.ahead = {seq: order for seq, order in self.ahead.items() if seq > self.journal.tail}
+            tail = self.journal.tail
+            self.transfer = Transfer(self.master, self.epoch, self.epoch, tail, self.ordered, 0)
+            self._go_on()

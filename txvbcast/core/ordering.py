@@ -1,0 +1,122 @@
+"""A master's office: ORDER, STORED, ``committed`` and ``everywhere``.
+
+An office lasts one epoch; nothing in it is carried over to the next.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from txvbcast.core.commons import Commons
+from txvbcast.core.journal import Journal
+from txvbcast.core.signals import Advanced
+from txvbcast.core.table import is_quorum, majority_watermark
+from txvbcast.wire import messages
+from txvbcast.wire.messages import Entry, Flight, Order, Standing, StandingEntry, Start
+
+
+@attrs.define(eq=False)
+class Office:
+    """What the master of ``epoch`` knows and does.
+
+    :ivar start_last: the last seq of the log that the epoch started with.
+    :ivar stored: per member the seq up to which it has the log of this epoch on disk.
+    :ivar opened: a majority of the voters has the log that the epoch started with.
+    :ivar paused: why flights are not ordered at the moment, empty when they are.
+    :ivar sticky: an operator chose this master, so it does not hand back by itself.
+    """
+
+    commons: Commons
+    journal: Journal
+    epoch: int
+    start_last: int
+    sticky: bool = False
+    opened: bool = False
+    paused: str = ""
+    everywhere: int = 0
+    stored: dict[int, int] = attrs.field(factory=dict)
+    told_committed: int = 0
+    told_everywhere: int = 0
+
+    def start_message(self) -> Start:
+        """The log that the others must adopt."""
+        base, runs = self.journal.runs()
+        return Start(self.epoch, base, runs, self.journal.tail)
+
+    # --- ordering ------------------------------------------------------------------
+
+    def order_flight(self, flight: Flight, accepted: tuple[int, ...] | None) -> None:
+        """Give the flight the next place of the log and tell everybody."""
+        entry = Entry(self.journal.tail + 1, self.epoch, flight=accepted_part(flight, accepted))
+        self._order(entry, Order(self.epoch, entry.seq, *self._watermarks(), flight=flight.id, accepted=accepted))
+
+    def order_standing(self, standing: StandingEntry) -> None:
+        """Put a change of a member's standing in the log and tell everybody."""
+        entry = Entry(self.journal.tail + 1, self.epoch, standing=standing)
+        self._order(entry, Order(self.epoch, entry.seq, *self._watermarks(), standing=standing))
+
+    def _order(self, entry: Entry, order: Order) -> None:
+        self.journal.append((entry,))
+        self.commons.send_others(order)
+
+    def _watermarks(self) -> tuple[int, int]:
+        self.told_committed, self.told_everywhere = self.journal.committed, self.everywhere
+        return self.told_committed, self.told_everywhere
+
+    # --- counting ------------------------------------------------------------------
+
+    def on_stored(self, node_id: int, seq: int) -> None:
+        """A member (or this node's own disk) has the log of this epoch up to ``seq``."""
+        if seq > self.journal.tail or seq <= self.stored.get(node_id, -1):
+            return
+        self.stored[node_id] = seq
+        self.count()
+
+    def count(self) -> None:
+        """Work out ``committed`` and ``everywhere`` anew."""
+        reached = majority_watermark(self.journal.table.voters, self.stored)
+        # Before a majority has all of the log that the epoch started with, a prefix of it
+        # held by a majority may still be overtaken: nothing below start_last counts.
+        rose = reached >= self.start_last and self.journal.commit(reached)
+        everywhere = self._held_everywhere()
+        if everywhere > self.everywhere:
+            self.everywhere = everywhere
+            rose = True
+        if rose:
+            self.commons.signal(Advanced())
+            self.commons.need_turn()
+
+    def has_majority(self) -> bool:
+        """Whether a majority of the voters has the log that the epoch started with."""
+        holders = (node_id for node_id, seq in self.stored.items() if seq >= self.start_last)
+        return is_quorum(self.journal.table.voters, holders)
+
+    def _held_everywhere(self) -> int:
+        # A member leaves the count when its STANDING commits and enters it with its
+        # STANDING(normal) in the log: so it counts while either table has it normal.
+        normal = set(self.journal.committed_table.ids_of(Standing.NORMAL))
+        normal.update(self.journal.table.ids_of(Standing.NORMAL))
+        lowest = min((self.stored.get(node_id, 0) for node_id in normal), default=0)
+        return min(lowest, self.journal.committed)
+
+    def tell_watermarks(self) -> None:
+        """Send COMMITTED unless an ORDER has carried the same news already."""
+        news = (self.journal.committed, self.everywhere)
+        if news != (self.told_committed, self.told_everywhere):
+            self._watermarks()
+            self.commons.send_others(messages.Committed(self.epoch, *news))
+
+
+def accepted_part(flight: Flight, accepted: tuple[int, ...] | None) -> Flight:
+    """The flight as it stands in the log: only what was accepted."""
+    if accepted is None:
+        return flight
+    return attrs.evolve(flight, items=tuple(flight.items[index] for index in accepted), indices=accepted)
+
+
+def fits(flight: Flight, accepted: tuple[int, ...] | None) -> bool:
+    """Whether ``accepted`` names some items of ``flight``, each once and in order."""
+    if accepted is None:
+        return True
+    rising = all(one < other for one, other in zip(accepted, accepted[1:], strict=False))
+    return bool(accepted) and rising and accepted[0] >= 0 and accepted[-1] < len(flight.items)

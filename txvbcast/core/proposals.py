@@ -1,0 +1,138 @@
+"""The participant's desk: flights that others (or this node) have proposed."""
+
+from __future__ import annotations
+
+import attrs
+
+from txvbcast.core.commons import Commons
+from txvbcast.core.flights import HeldFlight
+from txvbcast.core.journal import Journal
+from txvbcast.core.ordering import fits
+from txvbcast.wire.messages import AskFlight, Decide, Flight, FlightId, Refusal
+
+#: Proposals kept for one origin; the coordinator's own bound is far lower.
+HELD_PER_ORIGIN_MAX = 1024
+
+
+@attrs.define(eq=False)
+class Proposals:
+    """Payloads that wait for their place in the log, and the votes on them.
+
+    :ivar decisions: what coordinators have asked to be ordered, while this node is master.
+    :ivar withdrawn: numbers given up by their origin, so that a late copy prepares nothing.
+    """
+
+    commons: Commons
+    journal: Journal
+    held: dict[FlightId, HeldFlight] = attrs.field(factory=dict)
+    decisions: dict[FlightId, tuple[int, ...] | None] = attrs.field(factory=dict)
+    withdrawn: dict[int, set[FlightId]] = attrs.field(factory=dict)
+
+    def on_propose(self, flight: Flight, voting: bool) -> bool:
+        """Keep a proposal, and ask the resource managers if it is voted on; False if it is not wanted.
+
+        :param voting: this node is normal; otherwise the payload is only kept.
+        """
+        if self._is_past(flight):
+            return False
+        held = self.held.get(flight.id)
+        if held is None:
+            if sum(fid.origin == flight.id.origin for fid in self.held) >= HELD_PER_ORIGIN_MAX:
+                return False
+            held = self.held[flight.id] = HeldFlight.make(self.commons, flight)
+            self._forget_older(flight)
+        if flight.mode.voted and voting:
+            held.machine.asked()
+        return True
+
+    def _is_past(self, flight: Flight) -> bool:
+        journal = self.journal
+        return (
+            journal.where(flight.id) is not None
+            or journal.finished(flight.id)
+            or journal.dead(flight, journal.applied_table)
+            or flight.id in self.withdrawn.get(flight.id.origin, ())
+        )
+
+    def _forget_older(self, flight: Flight) -> None:
+        # What is below the origin's oldest flight under way is settled there.  What is
+        # prepared here stays until the log, a Withdraw or a StandingEntry says how.
+        origin = flight.id.origin
+        older = FlightId(origin, flight.id.incarnation, flight.oldest)
+        for fid, held in tuple(self.held.items()):
+            if fid.origin == origin and fid < older and held.core.phase == "held":
+                self._drop(fid)
+        kept = {fid for fid in self.withdrawn.get(origin, ()) if not fid < older}
+        if kept:
+            self.withdrawn[origin] = kept
+        else:
+            self.withdrawn.pop(origin, None)
+
+    def _drop(self, fid: FlightId) -> None:
+        self.held.pop(fid, None)
+        self.decisions.pop(fid, None)
+
+    def begin_voting(self) -> None:
+        """This node is normal again: vote on what came in meanwhile."""
+        for held in tuple(self.held.values()):
+            if held.core.flight.mode.voted and held.core.phase == "held":
+                held.machine.asked()
+
+    def on_prepared(self, fid: FlightId, refused: tuple[Refusal, ...]) -> None:
+        """The resource managers have answered; too late if the flight is over."""
+        held = self.held.get(fid)
+        if held is not None and held.core.phase == "preparing":
+            held.machine.prepared(refused)
+
+    def on_decide(self, decide: Decide) -> None:
+        """A coordinator asks for a flight's place in the log."""
+        held = self.held.get(decide.flight)
+        if held is not None and fits(held.core.flight, decide.accepted) and not self._is_past(held.core.flight):
+            self.decisions[decide.flight] = decide.accepted
+
+    def on_withdraw(self, fid: FlightId) -> None:
+        """Its coordinator has given a flight up."""
+        given_up = self.withdrawn.setdefault(fid.origin, set())
+        if len(given_up) < HELD_PER_ORIGIN_MAX:
+            given_up.add(fid)
+        self._release(fid, "withdrawn by its coordinator")
+
+    def on_applied(self, fid: FlightId) -> None:
+        """The log has decided about a flight and it is performed (or was dead)."""
+        held = self.held.get(fid)
+        if held is not None:
+            held.machine.applied()
+            self._drop(fid)
+
+    def on_standing(self, origin: int, seq: int) -> None:
+        """The log speaks of a coordinator at ``seq``: what it proposed before that is dead."""
+        for fid, held in tuple(self.held.items()):
+            if fid.origin == origin and held.core.flight.born < seq:
+                self._release(fid, f"its coordinator, node {origin}, was away")
+
+    def _release(self, fid: FlightId, reason: str) -> None:
+        held = self.held.get(fid)
+        if held is not None:
+            held.machine.released(reason)
+            self._drop(fid)
+
+    def ready(self, fid: FlightId) -> tuple[Flight, tuple[int, ...] | None] | None:
+        """A flight that a master may put in the log now, and which of its items; None if it may not."""
+        held = self.held.get(fid)
+        if held is None or (held.core.flight.mode.voted and fid not in self.decisions):
+            return None
+        flight, journal = held.core.flight, self.journal
+        if journal.where(fid) is not None or journal.finished(fid) or journal.dead(flight, journal.table):
+            return None
+        return flight, self.decisions.get(fid)
+
+    def on_tick(self) -> None:
+        """Ask coordinators about flights that have been prepared for a long time."""
+        patience_s = self.commons.config.response_timeout.normal_s
+        for held in self.held.values():
+            core = held.core
+            if core.phase != "voted" or self.journal.where(core.flight.id) is not None:
+                continue
+            if self.commons.now_s - core.since_s > patience_s:
+                core.since_s = self.commons.now_s
+                self.commons.send(core.flight.id.origin, AskFlight(core.flight.id))

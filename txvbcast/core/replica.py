@@ -1,0 +1,821 @@
+"""The one door of the protocol: :meth:`Replica.step`.
+
+Pure: inputs and the time go in, an ordered list of effects comes out.  The replica routes
+between the parts; each part keeps to its own subject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from txvbcast.config import ProtocolConfig
+from txvbcast.core import epochs, inputs, signals
+from txvbcast.core.catchup import Server
+from txvbcast.core.changes import Changes, patience_s
+from txvbcast.core.commons import TICK, TURN, Commons, Link
+from txvbcast.core.effects import Apply, DropDatagrams, Effect, MoveAnswered, SendDatagram, SetTimer, StopAllowed
+from txvbcast.core.following import Following
+from txvbcast.core.inputs import Input, StoredState
+from txvbcast.core.journal import Journal
+from txvbcast.core.liveness import TICKS_PER_HEARTBEAT, Liveness
+from txvbcast.core.mastership import Mastership
+from txvbcast.core.ordering import Office
+from txvbcast.core.proposals import Proposals
+from txvbcast.core.reads import QuorumChecks, Reads
+from txvbcast.core.roster import Departure, Roster
+from txvbcast.core.standing import OwnLife, Peer
+from txvbcast.core.submissions import Submissions
+from txvbcast.core.succession import Succession
+from txvbcast.core.table import digest, initial
+from txvbcast.errors import LocalProtocolError
+from txvbcast.wire import messages
+from txvbcast.wire.messages import (
+    Entry,
+    FlightId,
+    HandoverWhy,
+    Heartbeat,
+    HeartbeatReply,
+    Inactive,
+    Message,
+    Normal,
+    QuorumCheckReply,
+    Refuse,
+    Resumed,
+    Standing,
+)
+
+#: A node without a master for this many heartbeat timeouts refuses transactions at the door.
+QUORUM_LOST_AFTER_TIMEOUTS = 3
+#: A leaving node waits at most this many heartbeat timeouts for its own flights, and again for its successor.
+LEAVE_AFTER_TIMEOUTS = 1
+
+
+class Replica:
+    """One node's protocol state.
+
+    :param config: the protocol's part of the configuration.
+    :param stored: what the store knew when it was opened.
+    """
+
+    def __init__(self, config: ProtocolConfig, stored: StoredState) -> None:
+        ids = tuple(sorted(member.id for member in config.members))
+        commons = self.commons = Commons(config, stored)
+        journal = self.journal = Journal(commons, initial(ids))
+        self.liveness = Liveness(config.heartbeat)
+        self.peers: Mapping[int, Peer] = {node_id: Peer.make(commons, node_id) for node_id in ids}
+        self.own = OwnLife.make(commons)
+        self.changes = Changes(commons)
+        self.proposals = Proposals(commons, journal)
+        self.submissions = Submissions(commons, journal)
+        self.following = Following(commons, journal, self.proposals)
+        self.mastership = Mastership.make(commons, journal)
+        self.roster = Roster(commons, journal, self.liveness, self.peers, self.own)
+        self.succession = Succession(
+            commons, journal, self.liveness, self.peers, self.own, self.following, self.mastership, self.roster
+        )
+        self.server = Server(commons, journal)
+        self.checks = QuorumChecks(commons, journal)
+        self.reads = Reads(commons, journal)
+        self.peers_applied: dict[int, int] = {}
+        self._started = False
+        self._stopping = False
+        self._beat = 0
+        self._beats_heard: dict[int, int] = {}
+        self._ticks = 0
+        self._leave_by_s = 0.0
+        self._masterless_since_s: float | None = 0.0
+        self._told_master = 0
+        self._moves: dict[int, tuple[int, float]] = {}
+        self._on_input: dict[type, Callable[[Any], None]] = {
+            inputs.Restored: self._on_restored,
+            inputs.Received: self._on_received,
+            inputs.PeerUp: self._on_peer_up,
+            inputs.PeerDown: self._on_peer_down,
+            inputs.TimerFired: self._on_timer,
+            inputs.Persisted: self._on_persisted,
+            inputs.LogRead: lambda event: self.server.on_read(event.token, event.entries),
+            inputs.Submitted: self.submissions.submit,
+            inputs.Prepared: lambda event: self.proposals.on_prepared(event.flight, event.refused),
+            inputs.ReadRequested: self.reads.on_request,
+            inputs.ChangeBegan: self._on_change_began,
+            inputs.ChangeUpdated: self._on_change_updated,
+            inputs.ChangeEnded: lambda event: self._end_change(event.change_id, event.outcome),
+            inputs.MasterMoveRequested: self._on_move_requested,
+            inputs.StopRequested: self._on_stop_requested,
+        }
+        self._on_message: dict[type, Callable[[int, Any], None]] = {
+            messages.Propose: self._on_propose,
+            messages.Vote: self.submissions.on_vote,
+            messages.Decide: self._on_decide,
+            messages.Order: self._on_order,
+            messages.Stored: self._on_stored,
+            messages.Committed: self._on_committed,
+            messages.Withdraw: lambda peer, message: self.proposals.on_withdraw(message.flight),
+            messages.AskFlight: lambda peer, message: self.submissions.on_ask(peer, message.flight),
+            messages.Suspect: self._on_suspect,
+            messages.Probe: self.succession.on_probe,
+            messages.ProbeReply: self.succession.on_probe_reply,
+            messages.Claim: self.succession.on_claim,
+            messages.Grant: self.mastership.on_grant,
+            messages.Refuse: lambda peer, message: self.succession.on_refuse(message),
+            messages.Start: self._on_start,
+            messages.WantStart: self._on_want_start,
+            messages.Fetch: self.server.on_fetch,
+            messages.Entries: self._on_entries,
+            messages.FetchRefused: self._on_fetch_refused,
+            messages.Handoff: self.succession.on_handoff,
+            messages.MoveMaster: self._on_move_master,
+            messages.MoveRefused: self._on_move_refused,
+            messages.Inactive: self._on_inactive,
+            messages.Confirmed: self._on_confirmed,
+            messages.Unsafe: self._on_confirmed,
+            messages.Resumed: self._on_resumed,
+            messages.Normal: self._on_normal,
+            messages.Heartbeat: self._on_heartbeat,
+            messages.HeartbeatReply: self._on_heartbeat_reply,
+            messages.QuorumCheck: self._on_quorum_check,
+            messages.QuorumCheckReply: self._on_quorum_check_reply,
+            messages.Read: self._on_read,
+            messages.ReadAt: lambda peer, message: self.reads.on_read_at(message),
+        }
+        self._on_signal: dict[type, Callable[[Any], None]] = {
+            signals.ClaimWon: self._on_claim_won,
+            signals.OfficeTaken: self._on_office_taken,
+            signals.OfficeOpened: lambda signal: self._reconcile(),
+            signals.OfficeLeft: self._on_office_left,
+            signals.HandedOver: self._on_handed_over,
+            signals.Advanced: lambda signal: self._apply(),
+            signals.OwnStandingChanged: self._on_own_standing,
+            signals.PeerChanged: self._on_peer_changed,
+        }
+
+    # --- the door ------------------------------------------------------------------
+
+    def step(self, now_s: float, event: Input) -> list[Effect]:
+        """Let something happen.
+
+        :param now_s: the time on a monotonic clock; never falls.
+        :returns: what is to be done about it, in order.
+        """
+        self.commons.now_s = now_s
+        self._on_input[type(event)](event)
+        self._settle()
+        if self._started:
+            self._update_master()
+            self._settle()
+        effects, self.commons.out = self.commons.out, []
+        return effects
+
+    def _settle(self) -> None:
+        commons = self.commons
+        while commons.signals or commons.loopback:
+            if commons.signals:
+                signal = commons.signals.popleft()
+                self._on_signal[type(signal)](signal)
+            else:
+                self._receive(commons.me, commons.loopback.popleft())
+
+    @property
+    def office(self) -> Office | None:
+        """The office, while this node is master."""
+        return self.mastership.office
+
+    @property
+    def master(self) -> int:
+        """The node id of the master whose log this node has adopted; 0 when none is known."""
+        if self.office is not None:
+            return self.commons.me if self.mastership.core.role in ("starting", "master") else 0
+        following = self.following
+        if not following.adopted or following.epoch < self.journal.promised or not self.succession.hears_master():
+            return 0
+        return following.master
+
+    # --- start ---------------------------------------------------------------------
+
+    def _on_restored(self, event: inputs.Restored) -> None:
+        self.journal.restore(event.entries)
+        self._apply()
+        if not event.last:
+            return
+        self._started = True
+        now_s = self.commons.now_s
+        self.liveness.begin(now_s, self.commons.others)
+        self.liveness.on_tick(now_s)
+        self.mastership.core.quiet_since_s = now_s
+        self.mastership.core.highest_seen = self.journal.promised
+        self._masterless_since_s = now_s
+        self.commons.out.append(SetTimer(TICK, self.liveness.tick_s))
+
+    # --- the store, the network, the clock -------------------------------------------
+
+    def _on_persisted(self, event: inputs.Persisted) -> None:
+        if not self.journal.on_persisted(event.token):
+            return
+        office = self.office
+        if office is not None and office.epoch == self.journal.log_epoch:
+            self._count_stored(office, self.commons.me, self.journal.stored)
+            self.succession.go_on()
+        else:
+            self.commons.need_turn()
+
+    def _on_received(self, event: inputs.Received) -> None:
+        if not self._started or event.peer not in self.peers or event.peer == self.commons.me:
+            return
+        self.liveness.on_heard(event.peer, self.commons.now_s)
+        self._receive(event.peer, event.message)
+
+    def _receive(self, peer: int, message: Message) -> None:
+        self._on_message[type(message)](peer, message)
+
+    def _on_peer_up(self, event: inputs.PeerUp) -> None:
+        self.commons.links[event.peer] = Link(event.incarnation, event.disk_id)
+        self.liveness.on_heard(event.peer, self.commons.now_s)
+        self.submissions.on_link(event.peer)
+        self.reads.on_link(event.peer)
+        self.following.on_link(event.peer)
+        candidacy = self.mastership.core.candidacy
+        if candidacy is not None and candidacy.asked_others:
+            self.commons.send(event.peer, messages.Claim(candidacy.epoch, candidacy.why, candidacy.of_epoch))
+        if self.office is not None:
+            self.commons.send(event.peer, self.office.start_message())
+
+    def _on_peer_down(self, event: inputs.PeerDown) -> None:
+        self.commons.links.pop(event.peer, None)
+
+    def _on_timer(self, event: inputs.TimerFired) -> None:
+        if event.key == TICK:
+            self._on_tick()
+        elif event.key == TURN:
+            self.commons.turn_armed = False
+            self._on_turn()
+        else:
+            raise LocalProtocolError(f"no timer is called {event.key!r}")
+
+    def _on_turn(self) -> None:
+        """What has gathered in the turn of the event loop that is over goes out."""
+        if self.own.state == "normal":
+            self.submissions.dispatch(self._normal_peers())
+        self.reads.ask()
+        if self.office is not None:
+            self.office.tell_watermarks()
+        else:
+            self.following.say_stored()
+
+    def _normal_peers(self) -> frozenset[int]:
+        return frozenset(node_id for node_id, peer in self.peers.items() if peer.core.standing is Standing.NORMAL)
+
+    def _on_tick(self) -> None:
+        self.commons.out.append(SetTimer(TICK, self.liveness.tick_s))
+        late_s = self.liveness.on_tick(self.commons.now_s)
+        if late_s:
+            self._on_woke(late_s)
+        self._ticks += 1
+        for change_id in self.changes.overdue():
+            self._end_change(change_id, "overdue")
+        self.succession.on_tick()
+        self.roster.on_tick()
+        self._reconcile()
+        self.proposals.on_tick()
+        self.submissions.on_tick()
+        self.reads.on_tick()
+        self.following.on_tick(self.liveness.timeout_s)
+        self._go_on_leaving()
+        self._check_quorum_lost()
+        self._expire_moves()
+        if self._ticks % TICKS_PER_HEARTBEAT == 0:
+            self._on_heartbeat_due()
+
+    def _on_woke(self, late_s: float) -> None:
+        """This node was stopped: what it knows may be old, so it asks before it acts."""
+        self.commons.out.append(DropDatagrams())
+        self.mastership.core.quiet_since_s = self.commons.now_s
+        self.commons.notify("own_standing", self.commons.me, f"this node was stopped for about {late_s:.1f} s", {})
+        self.own.machine.woke()
+        if self.mastership.core.role in ("probing", "claiming"):
+            self.mastership.machine.stand_down("this node was stopped meanwhile")
+        office = self.office
+        if office is not None and self.mastership.core.role in ("starting", "master"):
+            self.succession.cancel_plan("this node was stopped meanwhile")
+            office.paused = "this node was stopped and proves that it still has a quorum"
+            self.checks.prove(office)
+            self._after_check(office)
+
+    # --- who is master ---------------------------------------------------------------
+
+    def _update_master(self) -> None:
+        """Tell the desks when another node orders, or nobody does."""
+        master = self.master
+        if master == self.commons.me and self.office is not None and self.office.paused:
+            master = 0
+        if master == self.submissions.master:
+            return
+        self.submissions.on_master(master)
+        self.reads.on_master(master)
+        if not master:
+            self._masterless_since_s = self.commons.now_s
+            return
+        self._masterless_since_s = None
+        if self.submissions.refusing and not self._stopping:
+            self.submissions.refusing = ""
+            self.commons.notify("quorum_regained", 0, f"node {master} is master", {})
+        if master != self._told_master:
+            facts = {"master": master, "before": self._told_master or None, "epoch": self.journal.log_epoch}
+            self._told_master = master
+            self.commons.notify("master_changed", master, f"epoch {epochs.text(self.journal.log_epoch)}", facts)
+        for ticket, (to, _) in tuple(self._moves.items()):
+            if to == master:
+                del self._moves[ticket]
+                self.commons.out.append(MoveAnswered(ticket))
+
+    def _check_quorum_lost(self) -> None:
+        since_s = self._masterless_since_s
+        limit_s = QUORUM_LOST_AFTER_TIMEOUTS * self.commons.config.heartbeat.timeout_s
+        if since_s is not None and not self.submissions.refusing and self.commons.now_s - since_s > limit_s:
+            reason = "no majority of the voters has a master"
+            self.submissions.refuse_all(reason)
+            self.commons.notify("quorum_lost", 0, reason, {})
+
+    def _on_claim_won(self, signal: signals.ClaimWon) -> None:
+        candidacy = self.mastership.core.candidacy
+        if candidacy is not None and candidacy.epoch == signal.epoch == self.journal.promised:
+            self.mastership.machine.won()
+
+    def _on_office_taken(self, signal: signals.OfficeTaken) -> None:
+        office = self.office
+        if office is None:
+            return
+        self.following.follow(office.epoch)
+        self.liveness.begin(self.commons.now_s, self.commons.others)
+        self.roster.reset()
+        self.checks.reset()
+        self.peers_applied.clear()
+        self._count_stored(office, self.commons.me, self.journal.stored)
+        self._order_waiting()
+        self._on_heartbeat_due()
+
+    def _on_office_left(self, signal: signals.OfficeLeft) -> None:
+        self.succession.plan = None
+        self.roster.reset()
+        self.checks.reset()
+        self.proposals.decisions.clear()
+        self._go_on_leaving()
+
+    def _on_handed_over(self, signal: signals.HandedOver) -> None:
+        if self.mastership.core.role == "handing_over":
+            self.mastership.machine.handed()
+        if self._stopping:
+            self.commons.out.append(StopAllowed())
+
+    # --- flights -----------------------------------------------------------------------
+
+    def _on_propose(self, peer: int, message: messages.Propose) -> None:
+        flight = message.flight
+        if flight.id.origin != peer:
+            return
+        if self.proposals.on_propose(flight, voting=self.own.state in ("normal", "leaving")):
+            self._order(flight.id)
+        self.following.drain()
+
+    def _on_decide(self, peer: int, message: messages.Decide) -> None:
+        if self.office is not None and message.flight.origin == peer:
+            self.proposals.on_decide(message)
+            self._order(message.flight)
+
+    def _order(self, fid: FlightId) -> None:
+        office = self.office
+        if office is None or office.paused:
+            return
+        ready = self.proposals.ready(fid)
+        if ready is not None:
+            office.order_flight(*ready)
+
+    def _order_waiting(self) -> None:
+        for fid in sorted(self.proposals.held):
+            self._order(fid)
+
+    def _on_suspect(self, peer: int, message: messages.Suspect) -> None:
+        reason = f"it has not voted on a flight of node {peer} in time"
+        self.commons.notify("mastership", message.member, reason, {"suspect": message.member})
+
+    # --- the log ------------------------------------------------------------------------
+
+    def _is_from_master(self, peer: int, epoch: int) -> bool:
+        """Whether a master may speak in ``epoch``; a deposed one is told so."""
+        if peer != epochs.master_of(epoch):
+            return False
+        self.succession.saw(epoch)
+        if epoch < self.journal.promised:
+            self.commons.send(peer, Refuse(epoch, self.journal.promised, "a higher epoch is promised"))
+            return False
+        if self.following.follow(epoch):
+            self._beats_heard.clear()
+        if self.mastership.core.role != "follower":
+            self.mastership.machine.stand_down(f"node {peer} is master of epoch {epochs.text(epoch)}")
+        return True
+
+    def _on_start(self, peer: int, message: messages.Start) -> None:
+        if self._is_from_master(peer, message.epoch):
+            self.following.on_start(message)
+
+    def _on_want_start(self, peer: int, message: messages.WantStart) -> None:
+        if self.office is not None and self.office.epoch == message.epoch:
+            self.commons.send(peer, self.office.start_message())
+
+    def _on_order(self, peer: int, message: messages.Order) -> None:
+        if self._is_from_master(peer, message.epoch):
+            self.following.on_order(message)
+
+    def _on_committed(self, peer: int, message: messages.Committed) -> None:
+        if self._is_from_master(peer, message.epoch):
+            self.following.heard(0, message.committed, message.everywhere)
+            self.following.drain()
+
+    def _on_entries(self, peer: int, message: messages.Entries) -> None:
+        candidacy = self.mastership.core.candidacy
+        if candidacy is not None and candidacy.transfer is not None and candidacy.transfer.source == peer:
+            if candidacy.transfer.take(message):
+                self.mastership.go_on()
+        else:
+            self.following.on_entries(message)
+
+    def _on_fetch_refused(self, peer: int, message: messages.FetchRefused) -> None:
+        self.succession.on_fetch_refused(message.epoch, message.log_epoch)
+        self.following.on_fetch_refused(message)
+
+    def _on_stored(self, peer: int, message: messages.Stored) -> None:
+        office = self.office
+        if office is not None and message.epoch == office.epoch:
+            self._count_stored(office, peer, message.seq)
+
+    def _count_stored(self, office: Office, node_id: int, seq: int) -> None:
+        office.on_stored(node_id, seq)
+        if not office.opened and self.mastership.core.role == "starting" and office.has_majority():
+            self.mastership.machine.opened()
+        if self.succession.plan is not None:
+            self.succession.go_on()
+        if office.opened and self.journal.table[node_id].standing is Standing.CATCHING_UP:
+            self._reconcile()
+
+    def _apply(self) -> None:
+        """Perform what is committed; whoever waits for it hears of it."""
+        for entry, dead in self.journal.take_applicable():
+            self.commons.out.append(Apply(entry, dead))
+            if entry.flight is not None:
+                self.proposals.on_applied(entry.flight.id)
+                if not dead:
+                    self.submissions.on_applied(entry.flight.id, entry.seq)
+            else:
+                self._on_standing_applied(entry)
+        everywhere = self.office.everywhere if self.office is not None else self.following.everywhere
+        self.submissions.on_everywhere(min(everywhere, self.journal.applied))
+        self.reads.on_applied()
+        if self.office is not None:
+            self.office.count()  # a committed standing changes who is counted
+            self._reconcile()
+
+    def _on_standing_applied(self, entry: Entry) -> None:
+        standing = entry.standing
+        assert standing is not None
+        deadline_s = self.commons.now_s + patience_s(self.commons.config, standing.expected_ms / 1000)
+        self.peers[standing.node_id].on_entry(standing, deadline_s)
+        self.proposals.on_standing(standing.node_id, entry.seq)
+        if standing.node_id == self.commons.me:
+            self.submissions.on_own_standing(entry.seq)
+            self._on_told(standing.standing, (standing.incarnation, standing.change_id))
+        if standing.standing is Standing.INACTIVE and self.office is not None:
+            self.roster.answer(standing.node_id, (standing.incarnation, standing.change_id))
+
+    # --- absence: this node's own ----------------------------------------------------------
+
+    @property
+    def _own_key(self) -> tuple[int, int]:
+        return (self.commons.stored.incarnation, self.own.core.announced_id)
+
+    def _on_change_began(self, event: inputs.ChangeBegan) -> None:
+        self.changes.begin(event)
+        leaving = self.own.state in ("leaving", "inactive")
+        self._leave_by_s = self.commons.now_s + LEAVE_AFTER_TIMEOUTS * self.commons.config.heartbeat.timeout_s
+        self.own.machine.change_began()
+        if not self.changes.holdable or (leaving and self.own.core.announced):
+            self._announce()
+        self._go_on_leaving()
+
+    def _on_change_updated(self, event: inputs.ChangeUpdated) -> None:
+        if self.changes.update(event.change_id, event.expected_s) and self.own.core.announced:
+            self._announce()
+
+    def _end_change(self, change_id: int, outcome: str) -> None:
+        if not self.changes.end(change_id, outcome):
+            return
+        if self.changes:
+            if self.own.core.announced:
+                self._announce()
+            return
+        if self.roster.departing is not None:
+            self.roster.departing = None
+            if self.succession.plan is not None and self.succession.plan.why is HandoverWhy.ABSENCE:
+                self.succession.cancel_plan("the change is over")
+        self.own.machine.changes_over()
+
+    def _announce(self) -> None:
+        """The first message: to everybody, over the links and at once as datagrams."""
+        self._mark_announced()
+        message = self._announcement()
+        self.commons.send_datagrams(message)
+        self.commons.send_all(message)
+
+    def _mark_announced(self) -> None:
+        self.own.core.announced = True
+        self.own.core.announced_id = self.changes.last_id
+
+    def _announcement(self) -> Inactive:
+        return Inactive(
+            member=self.commons.me,
+            incarnation=self.commons.stored.incarnation,
+            change_id=self.own.core.announced_id,
+            revision=self.changes.revision,
+            kind=self.changes.kind,
+            expected_ms=self.changes.remaining_ms,
+            epoch=self.journal.log_epoch,
+            stored=max(0, self.journal.stored),
+        )
+
+    def _go_on_leaving(self) -> None:
+        """Leave as soon as own flights are decided and the office is in other hands."""
+        if self.own.state != "leaving":
+            return
+        late = self.commons.now_s >= self._leave_by_s
+        if self.changes.holdable and not self.submissions.idle and not late:
+            return
+        office = self.office
+        if office is not None and self._hand_over_to_leave(office):
+            return
+        self.own.machine.cleared()
+
+    def _hand_over_to_leave(self, office: Office) -> bool:
+        """Whether a leaving master still has something to wait for."""
+        successor = self.succession.successor()
+        give_up_s = self._leave_by_s + LEAVE_AFTER_TIMEOUTS * self.commons.config.heartbeat.timeout_s
+        if not successor or self.commons.now_s >= give_up_s:
+            return False
+        if self.succession.plan is not None:
+            return True
+        if self.roster.departing is None:
+            self._mark_announced()
+            self.roster.departing = Departure(self.changes.kind, self.changes.remaining_ms, "self")
+            self._reconcile()
+        if self.roster.has_departed:
+            self.succession.plan_handover(successor, HandoverWhy.ABSENCE)
+        return True
+
+    def _on_own_standing(self, signal: signals.OwnStandingChanged) -> None:
+        if signal.state == "leaving":
+            self._go_on_leaving()
+        elif signal.state == "inactive":
+            self._announce()
+        elif signal.state == "returning":
+            self._resume()
+        elif signal.state == "normal":
+            self.commons.send_others(
+                Normal(self.commons.me, self.commons.stored.incarnation, self.own.core.announced_id)
+            )
+            self.peers[self.commons.me].machine.returned()
+            self.proposals.begin_voting()
+            self.commons.need_turn()
+
+    def _resume(self) -> None:
+        """The second message, for the master; whoever gets it passes it on."""
+        self.commons.send_others(self._resumed())
+        self._reconcile()
+
+    def _resumed(self) -> Resumed:
+        return Resumed(
+            member=self.commons.me,
+            incarnation=self.commons.stored.incarnation,
+            change_id=self.own.core.announced_id,
+            log_epoch=self.journal.log_epoch,
+            stored=max(0, self.journal.stored),
+            committed=self.journal.committed,
+        )
+
+    def _on_told(self, standing: Standing, key: tuple[int, int]) -> None:
+        """The log has spoken of this node; what it says of an earlier life or absence is past."""
+        if key < self._own_key:
+            return
+        if standing is Standing.NORMAL:
+            self.own.machine.told_normal()
+        elif standing is Standing.CATCHING_UP:
+            self.own.machine.told_catching_up()
+        else:
+            self.own.machine.told_absent()
+
+    def _on_told_by_heartbeat(self, heartbeat: Heartbeat) -> None:
+        """The master's table is where this node learns that it is taken for absent."""
+        if self.own.state in ("leaving", "inactive"):
+            return
+        key = (heartbeat.incarnation, heartbeat.change_id)
+        if key < self._own_key or heartbeat.standing in (Standing.FAILED, Standing.INACTIVE):
+            self.own.machine.told_absent()
+            self.commons.send(self.following.master, self._resumed())
+        elif heartbeat.standing is Standing.CATCHING_UP and self.own.state == "returning":
+            self.own.machine.told_catching_up()
+        elif heartbeat.standing is Standing.NORMAL and self.own.state == "returning":
+            self._check_told_normal()
+
+    def _check_told_normal(self) -> None:
+        """Normal again without an entry: the table, as applied here, never said otherwise."""
+        member = self.journal.applied_table[self.commons.me]
+        if member.standing is Standing.NORMAL and member.absence >= self._own_key:
+            self.own.machine.told_normal()
+
+    def _on_confirmed(self, peer: int, message: messages.Confirmed | messages.Unsafe) -> None:
+        if message.incarnation == self.commons.stored.incarnation:
+            self.changes.answer(message.change_id, message.reason if isinstance(message, messages.Unsafe) else "")
+
+    # --- absence: the others' -----------------------------------------------------------
+
+    def _on_inactive(self, peer: int, message: Inactive) -> None:
+        if message.member != peer:
+            return
+        deadline_s = self.commons.now_s + patience_s(self.commons.config, message.expected_ms / 1000)
+        self.peers[peer].on_announcement(message, deadline_s)
+        if self.office is not None:
+            self._reconcile()
+            self.roster.answer(peer, (message.incarnation, message.change_id))
+
+    def _on_peer_changed(self, signal: signals.PeerChanged) -> None:
+        core = self.peers[signal.node_id].core
+        facts: dict[str, object] = {"standing": signal.standing.value}
+        reason = signal.entry.reason if signal.entry is not None else f"it announced its absence ({core.kind})"
+        if signal.standing is Standing.INACTIVE:
+            facts.update(change_kind=core.kind, expected_ms=core.expected_ms, source=core.source)
+        if self._started:
+            self.commons.notify(f"node_{signal.standing.value}", signal.node_id, reason, facts)
+        if signal.standing is not Standing.NORMAL:
+            self.submissions.on_peer_absent(signal.node_id)
+
+    def _on_resumed(self, peer: int, message: Resumed) -> None:
+        if self.office is None:
+            if peer == message.member and self.master:
+                self.commons.send(self.master, message)
+            return
+        if message.member in self.peers and message.member != self.commons.me:
+            self.roster.on_resumed(message)
+            self._reconcile()
+            self.commons.out.append(SendDatagram(message.member, self._heartbeat(self.office, message.member)))
+
+    def _on_normal(self, peer: int, message: Normal) -> None:
+        core = self.peers[peer].core
+        if message.member == peer and (message.incarnation, message.change_id) >= core.absence:
+            self.peers[peer].machine.returned()
+
+    def _reconcile(self) -> None:
+        office = self.office
+        if office is None or not office.opened or office.paused:
+            return
+        self.roster.reconcile(office)
+        if self.own.state in ("returning", "catching_up"):
+            self._check_told_normal()
+
+    # --- heartbeats --------------------------------------------------------------------
+
+    def _on_heartbeat_due(self) -> None:
+        office = self.office
+        if office is not None:
+            self._beat += 1
+            for peer in self.commons.others:
+                self.commons.out.append(SendDatagram(peer, self._heartbeat(office, peer)))
+            self.checks.on_tick(office)
+        elif self.changes.unanswered and self.own.core.announced and self.master:
+            self.commons.send(self.master, self._announcement())
+
+    def _heartbeat(self, office: Office, peer: int) -> Heartbeat:
+        member = self.journal.table[peer]
+        return Heartbeat(
+            epoch=office.epoch,
+            beat=self._beat,
+            committed=self.journal.committed,
+            everywhere=office.everywhere,
+            ordered=self.journal.tail,
+            standing=member.standing,
+            incarnation=member.incarnation,
+            change_id=member.change_id,
+            table_digest=digest(self.journal.committed_table),
+        )
+
+    def _on_heartbeat(self, peer: int, message: Heartbeat) -> None:
+        if not self._is_from_master(peer, message.epoch):
+            return
+        if message.beat < self._beats_heard.get(peer, 0):
+            return  # overtaken on the way
+        self._beats_heard[peer] = message.beat
+        self.following.want_start()
+        if self.following.adopted:
+            self.following.heard(message.ordered, message.committed, message.everywhere)
+            self.following.drain()
+        durable = self.journal.stored >= 0
+        standing = {"normal": Standing.NORMAL, "leaving": Standing.NORMAL, "inactive": Standing.INACTIVE}
+        reply = HeartbeatReply(
+            epoch=message.epoch,
+            beat=message.beat,
+            log_epoch=self.journal.log_epoch if durable else 0,
+            stored=max(0, self.journal.stored),
+            applied=self.journal.applied,
+            standing=standing.get(self.own.state, Standing.CATCHING_UP),
+            incarnation=self.commons.stored.incarnation,
+            disk_id=self.commons.stored.disk_id,
+        )
+        self.commons.out.append(SendDatagram(peer, reply))
+        self._on_told_by_heartbeat(message)
+
+    def _on_heartbeat_reply(self, peer: int, message: HeartbeatReply) -> None:
+        office = self.office
+        if office is None or message.epoch != office.epoch:
+            return
+        self.peers_applied[peer] = message.applied
+        if message.log_epoch == office.epoch:
+            self._count_stored(office, peer, message.stored)
+        if message.standing is Standing.NORMAL and self.peers[peer].core.deadline_s is not None:
+            self.peers[peer].machine.returned()
+
+    # --- quorum checks and reads -----------------------------------------------------------
+
+    def _on_quorum_check(self, peer: int, message: messages.QuorumCheck) -> None:
+        if self._is_from_master(peer, message.epoch):
+            self.commons.send(peer, QuorumCheckReply(message.epoch, message.nonce))
+
+    def _on_quorum_check_reply(self, peer: int, message: QuorumCheckReply) -> None:
+        office = self.office
+        if office is not None:
+            self.checks.on_reply(office, peer, message)
+            self._after_check(office)
+
+    def _after_check(self, office: Office) -> None:
+        """After an own pause: a quorum has answered, so this node is master still."""
+        if self.checks.proving or not office.paused or self.succession.plan is not None:
+            return
+        if self.mastership.core.role not in ("starting", "master"):
+            return
+        office.paused = ""
+        self._order_waiting()
+        self._reconcile()
+
+    def _on_read(self, peer: int, message: messages.Read) -> None:
+        office = self.office
+        if office is not None:
+            self.checks.on_read(office, peer, message.nonce)
+
+    # --- an operator's wishes ---------------------------------------------------------------
+
+    def _on_move_requested(self, event: inputs.MasterMoveRequested) -> None:
+        if self.master == event.to:
+            self.commons.out.append(MoveAnswered(event.ticket))
+            return
+        if not self.master:
+            self.commons.out.append(MoveAnswered(event.ticket, "this node knows of no master"))
+            return
+        until_s = self.commons.now_s + QUORUM_LOST_AFTER_TIMEOUTS * self.commons.config.heartbeat.timeout_s
+        self._moves[event.ticket] = (event.to, until_s)
+        self.commons.send(self.master, messages.MoveMaster(event.to))
+
+    def _on_move_master(self, peer: int, message: messages.MoveMaster) -> None:
+        refused = self._why_not_move(message.to)
+        if refused:
+            self.commons.send(peer, messages.MoveRefused(message.to, refused))
+        else:
+            self.succession.plan_handover(message.to, HandoverWhy.OPERATOR)
+
+    def _why_not_move(self, to: int) -> str:
+        office = self.office
+        if office is None or not office.opened:
+            return "the node that was asked is not master"
+        if office.paused:
+            return f"the master is busy: {office.paused}"
+        if to == self.commons.me:
+            return "it is master already"
+        if not self.succession.can_take_over(to):
+            standing = self.peers[to].core.standing.value if to in self.peers else "unknown"
+            return f"node {to} cannot be master now: it is {standing}, or not linked to the master"
+        return ""
+
+    def _on_move_refused(self, peer: int, message: messages.MoveRefused) -> None:
+        for ticket, (to, _) in tuple(self._moves.items()):
+            if to == message.to:
+                del self._moves[ticket]
+                self.commons.out.append(MoveAnswered(ticket, message.reason))
+
+    def _expire_moves(self) -> None:
+        for ticket, (to, until_s) in tuple(self._moves.items()):
+            if until_s <= self.commons.now_s:
+                del self._moves[ticket]
+                self.commons.out.append(MoveAnswered(ticket, f"node {to} did not become master in time"))
+
+    def _on_stop_requested(self, event: inputs.StopRequested) -> None:
+        self._stopping = True
+        self.submissions.refusing = "this node is stopping"
+        successor = self.succession.successor()
+        if self.office is not None and self.office.opened and not self.office.paused and successor:
+            self.succession.plan_handover(successor, HandoverWhy.STOPPING)
+        else:
+            self.commons.out.append(StopAllowed())

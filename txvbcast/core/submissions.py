@@ -1,0 +1,252 @@
+"""The coordinator's desk: transactions become flights, flights become answers."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import attrs
+
+from txvbcast.core.commons import Commons
+from txvbcast.core.effects import ForgetResults, ReplyAborted, ReplyOverloaded
+from txvbcast.core.flights import CoordinatedFlight, CoordinatorCore
+from txvbcast.core.inputs import Submitted
+from txvbcast.core.journal import Journal
+from txvbcast.wire.messages import Flight, FlightId, Mode, Suspect, Vote, Withdraw
+
+#: What an item costs in a flight besides its own bytes.
+ITEM_OVERHEAD_BYTES = 16
+
+
+@attrs.frozen
+class Waiting:
+    """A transaction that is in no flight yet."""
+
+    ticket: int
+    item: bytes
+    deadline_s: float
+
+
+@attrs.define(eq=False)
+class Submissions:
+    """Flights in the making and flights under way of this node.
+
+    Transactions share a flight if they have the same mode and the same timeout, so that
+    everything after this desk is per flight.
+
+    :ivar refusing: why submissions are refused at the door, empty when they are not.
+    :ivar master: who orders now, 0 when flights have to wait.
+    """
+
+    commons: Commons
+    journal: Journal
+    refusing: str = ""
+    master: int = 0
+    making: dict[tuple[Mode, float], deque[Waiting]] = attrs.field(factory=dict)
+    under_way: dict[int, CoordinatedFlight] = attrs.field(factory=dict)
+    next_number: int = 1
+
+    @property
+    def pending(self) -> int:
+        """Clients' requests that are not answered."""
+        flying = sum(len(flight.core.tickets) for flight in self.under_way.values())
+        return flying + sum(map(len, self.making.values()))
+
+    def submit(self, submitted: Submitted) -> None:
+        """Take a transaction, or refuse it at the door."""
+        if self.refusing:
+            self._abort((submitted.ticket,), self.refusing, no_quorum=True)
+            return
+        limit = self.commons.config.limits.pending
+        if self.pending >= limit:
+            reason = f"{limit} transactions are pending on this node (limits.pending)"
+            self.commons.out.append(ReplyOverloaded((submitted.ticket,), reason))
+            return
+        key = (submitted.mode, submitted.timeout_s)
+        deadline_s = self.commons.now_s + submitted.timeout_s
+        self.making.setdefault(key, deque()).append(Waiting(submitted.ticket, submitted.item, deadline_s))
+        self.commons.need_turn()
+
+    def dispatch(self, normal: frozenset[int]) -> None:
+        """Send what has gathered, as far as flights may be under way.
+
+        :param normal: the members that are waited for.
+        """
+        while self.master and self.making and len(self.under_way) < self.commons.config.limits.flights:
+            key = next(iter(self.making))
+            queue = self.making.pop(key)
+            batch = self._take(queue)
+            if queue:
+                self.making[key] = queue  # to the end: the other modes have their turn
+            self._propose(key, batch, normal)
+
+    def _take(self, queue: deque[Waiting]) -> list[Waiting]:
+        batch = [queue.popleft()]
+        room = self.commons.config.limits.flight_bytes - len(batch[0].item)
+        while queue and room >= len(queue[0].item) + ITEM_OVERHEAD_BYTES:
+            room -= len(queue[0].item) + ITEM_OVERHEAD_BYTES
+            batch.append(queue.popleft())
+        return batch
+
+    def _propose(self, key: tuple[Mode, float], batch: list[Waiting], normal: frozenset[int]) -> None:
+        mode, timeout_s = key
+        number = self.next_number
+        self.next_number += 1
+        flight = Flight(
+            id=FlightId(self.commons.me, self.commons.stored.incarnation, number),
+            mode=mode,
+            born=self.journal.applied_table[self.commons.me].since,
+            oldest=min(self.under_way, default=number),
+            items=tuple(waiting.item for waiting in batch),
+        )
+        core = CoordinatorCore(
+            self.commons,
+            flight,
+            tickets={place: waiting.ticket for place, waiting in enumerate(batch)},
+            timeout_s=timeout_s,
+            deadline_s=min(waiting.deadline_s for waiting in batch),
+            vote_deadline_s=self.commons.now_s + self.commons.config.response_timeout.normal_s,
+            master=self.master,
+        )
+        self.under_way[number] = CoordinatedFlight.make(core)
+        self.under_way[number].machine.proposed(normal)
+        self._sweep()
+
+    # --- what happens to flights under way -----------------------------------------
+
+    def _find(self, flight: FlightId) -> CoordinatedFlight | None:
+        if (flight.origin, flight.incarnation) != (self.commons.me, self.commons.stored.incarnation):
+            return None
+        return self.under_way.get(flight.number)
+
+    def on_vote(self, peer: int, vote: Vote) -> None:
+        """A member's vote; one about a flight that is settled changes nothing."""
+        flight = self._find(vote.flight)
+        if flight is not None:
+            flight.machine.voted(peer, vote.refused)
+            self._sweep()
+
+    def on_peer_absent(self, peer: int) -> None:
+        """Stop to wait for a member, in all flights under way."""
+        for flight in tuple(self.under_way.values()):
+            flight.machine.excused(peer)
+        self._sweep()
+
+    def on_master(self, master: int) -> None:
+        """Somebody orders now (0: nobody does); flights that are not in the log are sent again."""
+        self.master = master
+        if not master:
+            return
+        for flight in self._unordered():
+            flight.core.master = master
+            flight.machine.sent_again(master)
+
+    def on_link(self, peer: int) -> None:
+        """What a peer was sent over its last link may be lost."""
+        for flight in self._unordered():
+            if flight.core.phase == "voting" or peer == self.master:
+                flight.machine.sent_again(peer)
+
+    def _unordered(self) -> list[CoordinatedFlight]:
+        return [
+            flight
+            for flight in self.under_way.values()
+            if flight.core.phase in ("voting", "decided") and self.journal.where(flight.core.flight.id) is None
+        ]
+
+    def on_applied(self, flight: FlightId, seq: int) -> None:
+        """An own flight has taken effect on this node."""
+        mine = self._find(flight)
+        if mine is None:
+            if flight.origin == self.commons.me:
+                self.commons.out.append(ForgetResults(flight))
+            return
+        mine.machine.applied(seq)
+        self._sweep()
+
+    def on_everywhere(self, seq: int) -> None:
+        """Every normal member holds the log up to ``seq``."""
+        for flight in tuple(self.under_way.values()):
+            if flight.core.phase == "applied" and flight.core.seq <= seq:
+                flight.machine.everywhere()
+        self._sweep()
+
+    def on_own_standing(self, seq: int) -> None:
+        """The log speaks of this node at ``seq``: its flights from before that are dead.
+
+        Their transactions are proposed anew, under new numbers, while their clients wait.
+        """
+        for flight in tuple(self.under_way.values()):
+            if flight.core.phase in ("voting", "decided") and flight.core.flight.born < seq:
+                flight.machine.died()
+        self._sweep()
+
+    def on_ask(self, peer: int, flight: FlightId) -> None:
+        """A participant wonders what became of a flight: say so if it is given up."""
+        known = self._find(flight) is not None or self.journal.where(flight) is not None
+        if not known and flight.incarnation == self.commons.stored.incarnation:
+            self.commons.send(peer, Withdraw(flight))
+
+    def on_tick(self) -> None:
+        """Look at every deadline."""
+        now_s = self.commons.now_s
+        for flight in tuple(self.under_way.values()):
+            core = flight.core
+            if core.phase == "voting" and not core.reported and now_s >= core.vote_deadline_s:
+                core.reported = True
+                for peer in sorted(core.waiting):
+                    self.commons.send(self.master or self.commons.me, Suspect(peer, core.flight.id))
+            if now_s >= core.deadline_s and core.tickets:
+                flight.machine.expired(self._why_late())
+        self._expire_making(now_s)
+        self._sweep()
+
+    def _why_late(self) -> str:
+        if not self.master:
+            return "no answer in time: this node knows of no master"
+        return "no answer in time"
+
+    def _expire_making(self, now_s: float) -> None:
+        for key, queue in tuple(self.making.items()):
+            late = [waiting.ticket for waiting in queue if waiting.deadline_s <= now_s]
+            if late:
+                reason = "the transaction was never sent: " + (
+                    "too many flights are under way" if self.master else "there was no master, or this node was away"
+                )
+                self._abort(tuple(late), reason, no_quorum=not self.master)
+                self.making[key] = deque(waiting for waiting in queue if waiting.deadline_s > now_s)
+            if not self.making[key]:
+                del self.making[key]
+
+    def refuse_all(self, reason: str) -> None:
+        """The quorum is lost: what was never sent is refused, and so is what comes."""
+        self.refusing = reason
+        for queue in self.making.values():
+            self._abort(tuple(waiting.ticket for waiting in queue), reason, no_quorum=True)
+        self.making.clear()
+
+    def _abort(self, tickets: tuple[int, ...], reason: str, no_quorum: bool) -> None:
+        if tickets:
+            self.commons.out.append(ReplyAborted(tickets, reason, no_quorum=no_quorum))
+
+    @property
+    def idle(self) -> bool:
+        """Whether every flight of this node is decided and applied here."""
+        return not any(flight.core.phase in ("voting", "decided") for flight in self.under_way.values())
+
+    def _sweep(self) -> None:
+        """Take finished flights off the desk; put the transactions of dead ones back."""
+        for number, flight in tuple(self.under_way.items()):
+            if not flight.core.done:
+                continue
+            del self.under_way[number]
+            if flight.core.returned:
+                self._put_back(flight.core)
+        if self.making:
+            self.commons.need_turn()
+
+    def _put_back(self, core: CoordinatorCore) -> None:
+        queue = self.making.setdefault((core.flight.mode, core.timeout_s), deque())
+        for place, ticket in sorted(core.tickets.items(), reverse=True):
+            queue.appendleft(Waiting(ticket, core.flight.items[place], core.deadline_s))
+        if not queue:
+            del self.making[(core.flight.mode, core.timeout_s)]

@@ -1,0 +1,498 @@
+"""Carries out a replica's effects, and tells it what happened.
+
+The same in production and in simulation: the clock, the network, the store and the
+applications are handed in.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+import attrs
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from txvbcast import errors
+from txvbcast.applications import Applications
+from txvbcast.config import CHANGE_KINDS, ProtocolConfig
+from txvbcast.core import effects, inputs, report
+from txvbcast.core.inputs import Input, StoredState
+from txvbcast.core.replica import Replica
+from txvbcast.core.table import leave_step
+from txvbcast.events import EventLog
+from txvbcast.wire.items import Transaction, pack
+from txvbcast.wire.messages import Entry, FlightId, Message, Mode, Refusal
+
+log = Logger()
+
+#: Records of past absences of this node that are kept for people.
+CHANGES_KEPT = 1000
+
+
+class Clock(Protocol):
+    """The part of IReactorTime that is used."""
+
+    def seconds(self) -> float:
+        """The time, monotonic."""
+
+    def callLater(self, delay: float, function: Callable[..., Any], *args: Any) -> IDelayedCall:  # noqa: N802
+        """Call ``function`` after ``delay`` seconds."""
+
+
+class Store(Protocol):
+    """Where the log is kept."""
+
+    def persist(self, write: effects.Persist, done: Callable[[int], None]) -> None:
+        """Write as one step; ``done(token)`` once it is durable, tokens in order."""
+
+    def read(self, first: int, last: int, bytes_max: int, done: Callable[[tuple[Entry, ...]], None]) -> None:
+        """Read a part of the log; sees every earlier ``persist``."""
+
+
+class Network(Protocol):
+    """How messages reach the other nodes."""
+
+    def send(self, to: int, message: Message) -> None:
+        """Over the link; dropped when there is none."""
+
+    def send_datagram(self, to: int, message: Message) -> None:
+        """At once; may be lost."""
+
+    def drop_datagrams(self) -> None:
+        """Throw away what waits in the socket."""
+
+
+@attrs.frozen
+class Change:
+    """The answer to :meth:`Driver.begin_change`.
+
+    :ivar unsafe: why the cluster cannot afford this absence; empty when it can, or did not say.
+    """
+
+    change_id: int
+    expected_s: float
+    confirmed: bool
+    unsafe: str
+
+
+@attrs.define(eq=False)
+class ChangeRecord:
+    """An absence of this node, for people; times of the monotonic clock but ``began_unix_s``."""
+
+    change_id: int
+    kind: str
+    source: str
+    expected_s: float
+    began_s: float
+    began_unix_s: float
+    confirmed: bool = False
+    unsafe: str = ""
+    outcome: str | None = None
+    actual_s: float | None = None
+    waiting: Deferred[Change] | None = None
+    timeout: IDelayedCall | None = None
+
+
+class Driver:
+    """One node, given its surroundings.
+
+    :param clock: monotonic time and timers.
+    :param wall_s: seconds of the wall clock, for events only.
+    :param on_halt: called once with the error that stopped the node: it must not go on.
+    :param node_facts: what ``status`` adds about this node (name, vms).
+    """
+
+    def __init__(
+        self,
+        config: ProtocolConfig,
+        stored: StoredState,
+        store: Store,
+        network: Network,
+        applications: Applications,
+        clock: Clock,
+        wall_s: Callable[[], float],
+        on_halt: Callable[[BaseException], None],
+        node_facts: Mapping[str, object] | None = None,
+    ) -> None:
+        self.config = config
+        self.replica = Replica(config, stored)
+        self.applications = applications
+        self.events = EventLog()
+        self._stored = stored
+        self._store = store
+        self._network = network
+        self._clock = clock
+        self._wall_s = wall_s
+        self._on_halt = on_halt
+        self._node_facts = dict(node_facts or {})
+        self._halted = False
+        self._inputs: deque[Input] = deque()
+        self._stepping = False
+        self._timers: dict[str, IDelayedCall] = {}
+        self._tickets = itertools.count(1)
+        self._clients: dict[int, Deferred[errors.Committed]] = {}
+        self._readers: dict[int, Deferred[int]] = {}
+        self._movers: dict[int, Deferred[None]] = {}
+        self._stopper: Deferred[None] | None = None
+        self._results: dict[FlightId, list[errors.Committed]] = {}
+        self._opening: dict[int, tuple[str, str, Deferred[Change], float]] = {}
+        self._changes: deque[ChangeRecord] = deque(maxlen=CHANGES_KEPT)
+        self._effects: dict[type, Callable[[Any], None]] = {
+            effects.Persist: lambda e: self._store.persist(e, self._persisted),
+            effects.Send: lambda e: self._network.send(e.to, e.message),
+            effects.SendDatagram: lambda e: self._network.send_datagram(e.to, e.message),
+            effects.SetTimer: self._set_timer,
+            effects.DropDatagrams: lambda e: self._network.drop_datagrams(),
+            effects.ReadLog: self._read_log,
+            effects.Prepare: self._prepare,
+            effects.Release: lambda e: self.applications.release(e.flight),
+            effects.Apply: self._apply,
+            effects.ReplyCommitted: self._reply_committed,
+            effects.ReplyAborted: self._reply_aborted,
+            effects.ReplyUnknown: lambda e: self._fail(e.tickets, errors.OutcomeUnknown(e.reason, e.who)),
+            effects.ReplyOverloaded: lambda e: self._fail(e.tickets, errors.Overloaded(e.reason)),
+            effects.ForgetResults: lambda e: self._results.pop(e.flight, None),
+            effects.ReadReady: self._read_ready,
+            effects.ReadFailed: self._read_failed,
+            effects.ChangeOpened: self._change_opened,
+            effects.ChangeAnswered: self._change_answered,
+            effects.ChangeClosed: self._change_closed,
+            effects.MoveAnswered: self._move_answered,
+            effects.StopAllowed: self._stop_allowed,
+            effects.Notify: self._notify,
+        }
+
+    # --- life ------------------------------------------------------------------------
+
+    def start(self, pieces: Iterable[tuple[Entry, ...]]) -> None:
+        """Take over the stored log, piece by piece, and begin to act."""
+        for piece in pieces:
+            self._step(inputs.Restored(piece, last=False))
+        self._step(inputs.Restored((), last=True))
+
+    def stop(self) -> Deferred[None]:
+        """Hand the office over if this node holds it; fires when nothing keeps the node."""
+        deferred = self._stopper = Deferred()
+        if self._halted:
+            self._stop_allowed(effects.StopAllowed())
+            return deferred
+        patience_s = 2 * self.config.heartbeat.timeout_s
+        timeout = self._clock.callLater(patience_s, self._stop_allowed, effects.StopAllowed())
+        deferred.addBoth(lambda result: timeout.cancel() if timeout.active() else None)
+        self._step(inputs.StopRequested())
+        return deferred
+
+    def halt(self) -> None:
+        """Do nothing more, at once; every client that waits hears that its outcome is unknown."""
+        self._halted = True
+        for timer in self._timers.values():
+            if timer.active():
+                timer.cancel()
+        self._timers.clear()
+        self._fail(tuple(self._clients), errors.OutcomeUnknown("this node has stopped"))
+        for ticket in tuple(self._readers):
+            self._read_failed(effects.ReadFailed(ticket, "this node has stopped"))
+        for record in self._changes:
+            self._settle_change(record)
+
+    def _step(self, event: Input) -> None:
+        """One input, and whatever it leads to, in the order in which it happened."""
+        self._inputs.append(event)
+        if self._stepping:
+            return
+        self._stepping = True
+        try:
+            while self._inputs and not self._halted:
+                for effect in self.replica.step(self._clock.seconds(), self._inputs.popleft()):
+                    self._effects[type(effect)](effect)
+        except Exception as error:
+            # A defect in the core, or a resource manager whose state is no longer the
+            # others': going on could break what was promised, so the node stops here.
+            log.failure("the node stops: {error}", error=error)
+            self.halt()
+            self._on_halt(error)
+        finally:
+            self._stepping = False
+
+    # --- from the network, the store, the clock --------------------------------------
+
+    def received(self, peer: int, message: Message) -> None:
+        """A message from a peer."""
+        self._step(inputs.Received(peer, message))
+
+    def peer_up(self, peer: int, incarnation: int, disk_id: str) -> None:
+        """A link was opened."""
+        self._step(inputs.PeerUp(peer, incarnation, disk_id))
+
+    def peer_down(self, peer: int, reason: str) -> None:
+        """A link is gone."""
+        self._step(inputs.PeerDown(peer, reason))
+
+    def _persisted(self, token: int) -> None:
+        self._step(inputs.Persisted(token))
+
+    def _set_timer(self, effect: effects.SetTimer) -> None:
+        earlier = self._timers.get(effect.key)
+        if earlier is not None and earlier.active():
+            earlier.cancel()
+        self._timers[effect.key] = self._clock.callLater(effect.delay_s, self._step, inputs.TimerFired(effect.key))
+
+    def _read_log(self, effect: effects.ReadLog) -> None:
+        self._store.read(
+            effect.first,
+            effect.last,
+            effect.bytes_max,
+            lambda entries: self._step(inputs.LogRead(effect.token, entries)),
+        )
+
+    # --- transactions ------------------------------------------------------------------
+
+    def submit(
+        self,
+        rm: str,
+        payload: bytes,
+        mode: Mode = Mode.BROADCAST,
+        timeout_s: float = 5.0,
+        request_id: str | None = None,
+    ) -> Deferred[errors.Committed]:
+        """Have every member perform a transaction, or none.
+
+        :param timeout_s: after this long the answer is Aborted, NoQuorum or OutcomeUnknown.
+        :raises ValueError: an unknown resource manager, or a payload above ``limits.payload``.
+        """
+        if rm not in self.applications.names:
+            raise ValueError(f"no resource manager is named {rm!r}; there are: {', '.join(self.applications.names)}")
+        limit = self.config.limits.payload
+        if len(payload) > limit:
+            raise ValueError(f"a payload of {len(payload)} bytes is above limits.payload, {limit} bytes")
+        ticket = next(self._tickets)
+        deferred: Deferred[errors.Committed] = Deferred(lambda _: self._clients.pop(ticket, None))
+        self._clients[ticket] = deferred
+        self._step(inputs.Submitted(ticket, mode, pack(Transaction(rm, payload, request_id)), timeout_s))
+        return deferred
+
+    def outcome(self, request_id: str) -> errors.Committed | None:
+        """What a transaction of that request id led to, as far as this node has applied the log."""
+        return self.applications.outcome(request_id)
+
+    @property
+    def applied(self) -> int:
+        """The seq that this node has applied last."""
+        return self.replica.journal.applied
+
+    def _prepare(self, effect: effects.Prepare) -> None:
+        def done(refused: tuple[Refusal, ...]) -> None:
+            self._step(inputs.Prepared(effect.flight.id, refused))
+
+        self.applications.prepare(effect.flight, done)
+
+    def _apply(self, effect: effects.Apply) -> None:
+        results = self.applications.apply(effect.entry, effect.dead)
+        flight = effect.entry.flight
+        mine = (self.config.node_id, self._stored.incarnation)
+        if flight is not None and not effect.dead and (flight.id.origin, flight.id.incarnation) == mine:
+            self._results[flight.id] = results
+
+    def _reply_committed(self, effect: effects.ReplyCommitted) -> None:
+        results = self._results.pop(effect.flight)
+        for ticket, result in zip(effect.tickets, results, strict=True):
+            client = self._clients.pop(ticket, None)
+            if client is not None:
+                client.callback(result)
+
+    def _reply_aborted(self, effect: effects.ReplyAborted) -> None:
+        kind = errors.NoQuorum if effect.no_quorum else errors.Aborted
+        self._fail(effect.tickets, kind(effect.reason, effect.who))
+
+    def _fail(self, tickets: tuple[int, ...], error: errors.SubmissionError) -> None:
+        for ticket in tickets:
+            client = self._clients.pop(ticket, None)
+            if client is not None:
+                client.errback(error)
+
+    # --- reads ---------------------------------------------------------------------------
+
+    def read_barrier(self, timeout_s: float = 5.0) -> Deferred[int]:
+        """Fires once this node has applied everything that was committed at the time of the call.
+
+        :returns: the applied seq; fails with :class:`~txvbcast.errors.NoQuorum`.
+        """
+        ticket = next(self._tickets)
+        deferred: Deferred[int] = Deferred(lambda _: self._readers.pop(ticket, None))
+        self._readers[ticket] = deferred
+        self._step(inputs.ReadRequested(ticket, timeout_s))
+        return deferred
+
+    def _read_ready(self, effect: effects.ReadReady) -> None:
+        reader = self._readers.pop(effect.ticket, None)
+        if reader is not None:
+            reader.callback(effect.seq)
+
+    def _read_failed(self, effect: effects.ReadFailed) -> None:
+        reader = self._readers.pop(effect.ticket, None)
+        if reader is not None:
+            reader.errback(errors.NoQuorum(effect.reason))
+
+    # --- absence -------------------------------------------------------------------------
+
+    def begin_change(
+        self,
+        kind: str,
+        expected_s: float | None = None,
+        facts: Mapping[str, object] | None = None,
+        holdable: bool = True,
+        source: str = "operator",
+        wait_s: float = 5.0,
+    ) -> Deferred[Change]:
+        """Announce that a configuration change makes this node inactive.
+
+        :param expected_s: how long; None leaves it to the estimator.
+        :param holdable: the change waits for the answer, so own flights are decided first.
+        :param wait_s: answer unconfirmed after this long.
+        :raises ValueError: an unknown kind, or an expected time that is not positive.
+        """
+        if kind not in CHANGE_KINDS:
+            raise ValueError(f"{kind!r} is no kind of change; there are: {', '.join(CHANGE_KINDS)}")
+        if expected_s is not None and not expected_s > 0:
+            raise ValueError(f"the expected time must be positive, got {expected_s}")
+        ticket = next(self._tickets)
+        deferred: Deferred[Change] = Deferred()
+        self._opening[ticket] = (kind, source, deferred, wait_s)
+        self._step(inputs.ChangeBegan(ticket, kind, expected_s, dict(facts or {}), holdable, source))
+        return deferred
+
+    def update_change(self, change_id: int, expected_s: float) -> None:
+        """A new estimate for a change under way: ``expected_s`` from now on.
+
+        :raises KeyError: there is no such change under way.
+        """
+        record = self._under_way(change_id)
+        record.expected_s = self._clock.seconds() - record.began_s + expected_s
+        self._step(inputs.ChangeUpdated(change_id, expected_s))
+
+    def end_change(self, change_id: int, outcome: str = "done") -> None:
+        """A change is over: ``done``, ``cancelled`` or ``failed``.
+
+        :raises KeyError: there is no such change under way.
+        """
+        self._under_way(change_id)
+        self._step(inputs.ChangeEnded(change_id, outcome))
+
+    def _under_way(self, change_id: int) -> ChangeRecord:
+        for record in self._changes:
+            if record.change_id == change_id and record.outcome is None:
+                return record
+        raise KeyError(change_id)
+
+    def changes(self) -> list[dict[str, object]]:
+        """This node's absences, the latest last; times in milliseconds, ``began`` in unix seconds."""
+        return [self._change_document(record) for record in self._changes]
+
+    def _change_document(self, record: ChangeRecord) -> dict[str, object]:
+        elapsed_s = self._clock.seconds() - record.began_s if record.actual_s is None else record.actual_s
+        return {
+            "change_id": record.change_id,
+            "kind": record.kind,
+            "source": record.source,
+            "expected_ms": round(record.expected_s * 1000),
+            "began": record.began_unix_s,
+            "elapsed_ms": round(elapsed_s * 1000),
+            "confirmed": record.confirmed,
+            "unsafe": record.unsafe,
+            "outcome": record.outcome,
+            "actual_ms": None if record.actual_s is None else round(record.actual_s * 1000),
+        }
+
+    def may_be_absent(self) -> str:
+        """Whether the cluster can spare this node now: empty for yes, else the reason why not."""
+        replica = self.replica
+        if not replica.master:
+            return "no master is known, so nobody can say"
+        return leave_step(replica.journal.table, self.config.node_id, self.config.quorum.planned_floor).unsafe
+
+    def _change_opened(self, effect: effects.ChangeOpened) -> None:
+        kind, source, deferred, wait_s = self._opening.pop(effect.ticket)
+        record = ChangeRecord(
+            effect.change_id, kind, source, effect.expected_s, self._clock.seconds(), self._wall_s(), waiting=deferred
+        )
+        record.timeout = self._clock.callLater(wait_s, self._settle_change, record)
+        self._changes.append(record)
+
+    def _change_answered(self, effect: effects.ChangeAnswered) -> None:
+        for record in self._changes:
+            if record.change_id == effect.change_id:
+                record.confirmed, record.unsafe = effect.confirmed, effect.unsafe
+                self._settle_change(record)
+
+    def _settle_change(self, record: ChangeRecord) -> None:
+        if record.timeout is not None and record.timeout.active():
+            record.timeout.cancel()
+        waiting, record.waiting = record.waiting, None
+        if waiting is not None:
+            waiting.callback(Change(record.change_id, record.expected_s, record.confirmed, record.unsafe))
+
+    def _change_closed(self, effect: effects.ChangeClosed) -> None:
+        for record in self._changes:
+            if record.change_id == effect.change_id:
+                record.outcome = effect.outcome
+                record.actual_s = self._clock.seconds() - record.began_s
+                self._log_absence(record)
+
+    def _log_absence(self, record: ChangeRecord) -> None:
+        log.info(
+            "absence {record.change_id} ({record.kind}, by {record.source}) ended: {record.outcome}; "
+            "expected {expected_s:.1f} s, took {actual_s:.1f} s",
+            record=record,
+            expected_s=record.expected_s,
+            actual_s=record.actual_s,
+        )
+
+    # --- an operator's wishes --------------------------------------------------------------
+
+    def move_master(self, to: int) -> Deferred[None]:
+        """Hand the office to node ``to``; fails with :class:`~txvbcast.errors.Unsafe` if it cannot be done.
+
+        :raises ValueError: there is no such member.
+        """
+        ids = sorted(member.id for member in self.config.members)
+        if to not in ids:
+            raise ValueError(f"node {to} is no member; the members are: {', '.join(map(str, ids))}")
+        ticket = next(self._tickets)
+        deferred: Deferred[None] = Deferred()
+        self._movers[ticket] = deferred
+        self._step(inputs.MasterMoveRequested(ticket, to))
+        return deferred
+
+    def _move_answered(self, effect: effects.MoveAnswered) -> None:
+        deferred = self._movers.pop(effect.ticket)
+        if effect.refused:
+            deferred.errback(errors.Unsafe(effect.refused))
+        else:
+            deferred.callback(None)
+
+    def _stop_allowed(self, effect: effects.StopAllowed) -> None:
+        stopper, self._stopper = self._stopper, None
+        if stopper is not None:
+            stopper.callback(None)
+
+    def status(self) -> dict[str, object]:
+        """The document behind ``GET /v1/status``, ready for JSON."""
+        return {**self._node_facts, **report.status(self.replica)}
+
+    # --- events ----------------------------------------------------------------------------
+
+    def _notify(self, effect: effects.Notify) -> None:
+        event = self.events.add(effect.kind, effect.node_id, effect.reason, self._wall_s(), dict(effect.facts))
+        facts = ", ".join(f"{key} {value}" for key, value in effect.facts.items() if value not in (None, ""))
+        log.info(
+            "{kind}{about}: {reason}{facts}",
+            kind=effect.kind,
+            about=f" node {effect.node_id}" if effect.node_id else "",
+            reason=effect.reason,
+            facts=f" ({facts})" if facts else "",
+            event=event,
+        )

@@ -1,0 +1,248 @@
+"""The store of a real node: SQLite behind one thread that writes.
+
+All that waits when the thread is free becomes one transaction and so one fsync (group
+commit).  The first error ends the writing for good: after a failed fsync nobody knows what the disk
+holds, and asking it again may bring a false yes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import attrs
+
+from txvbcast.core.inputs import StoredState
+from txvbcast.store import database
+from txvbcast.store.directory import DirectoryLock, make_directory
+from txvbcast.store.front import RISING, Answer, Clock, Operation, Read, StoreFront, Write
+from txvbcast.wire.messages import Entry
+
+#: After about this many pages in the write-ahead log they are copied into the database.
+CHECKPOINT_PAGES = 1000
+#: What a transaction takes besides the bodies of its entries: the pages of the tables that it touches.
+_TRANSACTION_PAGES = 3
+_PAGE_BYTES = 4096
+
+#: How much of the log :func:`dump` reads at a time.
+_DUMP_BYTES = 1024 * 1024
+
+
+class Reactor(Clock, Protocol):
+    """What the store needs of a Twisted reactor."""
+
+    def callFromThread(self, call: Callable[..., object], /, *args: object) -> object:
+        """Call in the thread of the reactor; may be called from any thread."""
+
+
+class SqliteStore(StoreFront):
+    """The Store of a real node; made by :meth:`open`."""
+
+    @classmethod
+    def open(
+        cls,
+        data_dir: Path,
+        node_id: int,
+        cluster_id: str,
+        reactor: Reactor,
+        on_failure: Callable[[Exception], None],
+    ) -> tuple[SqliteStore, StoredState]:
+        """Open the store in ``data_dir``, or make it, and begin a new incarnation.
+
+        :param on_failure: called at most once, in the reactor thread: nothing after that is
+            ever answered, and the node has to stop.
+        :raises StoreError: the directory cannot be used, is in use, holds something else, or
+            what it holds is damaged.
+        """
+        make_directory(data_dir)
+        with contextlib.ExitStack() as undo:
+            lock = DirectoryLock.take(data_dir)
+            undo.callback(lock.release)
+            connection, state = database.open_for_writing(data_dir, node_id, cluster_id)
+            undo.callback(connection.close)
+            reading, path = database.open_for_reading(data_dir)
+            undo.pop_all()
+        return cls(reactor, state, on_failure, lock, connection, reading, path), state
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        state: StoredState,
+        on_failure: Callable[[Exception], None],
+        lock: DirectoryLock,
+        writing: sqlite3.Connection,
+        reading: sqlite3.Connection,
+        path: Path,
+    ) -> None:
+        super().__init__(reactor, state, on_failure)
+        self._lock = lock
+        self._reading = reading
+        self._path = path
+        self._writer = _Writer(
+            path,
+            writing,
+            reading,
+            answer=partial(reactor.callFromThread, self._answer),
+            fail=partial(reactor.callFromThread, self._fail),
+            stopped=partial(reactor.callFromThread, self._join),
+        )
+        self._thread = threading.Thread(target=self._writer.run, name="txvbcast-store", daemon=True)
+        self._thread.start()
+
+    @property
+    def transactions(self) -> int:
+        """How many transactions this life has written."""
+        return self._writer.transactions
+
+    def entries(self, bytes_max: int) -> Iterator[tuple[Entry, ...]]:
+        """What the disk holds of the log, from its beginning, in pieces of about ``bytes_max`` encoded bytes.
+
+        It reads in the calling thread, and is meant for the start.
+
+        :raises StoreError: an entry was damaged; the text names its seq.
+        """
+        return database.read_log_in_pieces(self._reading, self._path, bytes_max)
+
+    def _begin(self, batch: list[Operation]) -> None:
+        self._writer.batches.put(batch)
+
+    def _stop(self) -> None:
+        self._writer.batches.put(None)
+
+    def _join(self) -> None:
+        # The thread has made this call as its last act, so there is nothing to wait for.
+        self._thread.join()
+        self._lock.release()
+        self._stopped()
+
+
+class _Writer:
+    """The thread's side: owns the connection from the start of :meth:`run` on.
+
+    :ivar batches: in order; None is the last.  Bounded by the front's OPERATIONS_MAX.
+    :ivar transactions: how many were committed.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        writing: sqlite3.Connection,
+        reading: sqlite3.Connection,
+        answer: Callable[[list[Answer]], object],
+        fail: Callable[[Exception], object],
+        stopped: Callable[[], object],
+    ) -> None:
+        self.batches: queue.SimpleQueue[list[Operation] | None] = queue.SimpleQueue()
+        self.transactions = 0
+        self._path = path
+        self._writing = writing
+        self._reading = reading
+        self._answer = answer
+        self._fail = fail
+        self._report_stop = stopped
+        self._stopping = False
+        self._broken = False
+        self._pages = 0
+
+    def run(self) -> None:
+        """Write what comes, until None comes."""
+        while not self._stopping:
+            waiting = self._take_waiting()
+            if waiting and not self._broken:
+                self._perform(waiting)
+        self._close()
+        self._report_stop()
+
+    def _take_waiting(self) -> list[Operation]:
+        """Wait until there is something, then take all there is."""
+        waiting: list[Operation] = []
+        batch = self.batches.get()
+        while batch is not None:
+            waiting += batch
+            if self.batches.empty():
+                return waiting
+            batch = self.batches.get()
+        self._stopping = True
+        return waiting
+
+    def _perform(self, waiting: list[Operation]) -> None:
+        try:
+            self._answer(self._transact(waiting))
+            if self._pages >= CHECKPOINT_PAGES:
+                self._writing.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                self._pages = 0
+        except sqlite3.Error as error:
+            self._break(database.explain(self._path, error))
+        except Exception as error:  # noqa: BLE001 - nobody above a thread would tell the node, which would wait for ever
+            self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        self._broken = True
+        self._fail(error)
+
+    def _transact(self, waiting: list[Operation]) -> list[Answer]:
+        numbers = {
+            name: value
+            for item in waiting
+            if isinstance(item, Write)
+            for name in RISING
+            if (value := getattr(item.persist, name)) is not None
+        }
+        is_writing = any(isinstance(item, Write) for item in waiting)
+        if is_writing:
+            self._writing.execute("BEGIN IMMEDIATE")
+        answers = [self._write(item) if isinstance(item, Write) else self._read(item) for item in waiting]
+        if is_writing:
+            database.write_meta(self._writing, numbers)
+            self._writing.execute("COMMIT")
+            self.transactions += 1
+            self._pages += _TRANSACTION_PAGES
+        return answers
+
+    def _write(self, item: Write) -> Answer:
+        self._pages += database.write_log(self._writing, item.persist) // _PAGE_BYTES
+        return partial(item.done, item.persist.token)
+
+    def _read(self, item: Read) -> Answer:
+        entries = database.read_log(self._writing, self._path, item.first, item.last, item.bytes_max)
+        return partial(item.done, entries)
+
+    def _close(self) -> None:
+        # Whoever closes the database last copies the write-ahead log into it, with an fsync.  After a failure that
+        # would be asking the disk again, so the connection that cannot write stays to the last.
+        in_order = (self._writing, self._reading) if self._broken else (self._reading, self._writing)
+        for connection in in_order:
+            connection.close()
+
+
+def dump(data_dir: Path) -> Iterator[Entry]:
+    """The log in ``data_dir``, from its beginning; the node may be running or not.
+
+    It reads in pieces.  Of a running node's log the end may change meanwhile, the committed
+    entries do not.
+
+    :raises StoreError: there is no log, it cannot be read, or an entry was damaged.
+    """
+    connection, path = database.open_for_reading(data_dir)
+    with contextlib.closing(connection):
+        for piece in database.read_log_in_pieces(connection, path, _DUMP_BYTES):
+            yield from piece
+
+
+def inspect(data_dir: Path) -> dict[str, int | str]:
+    """Everything that the store in ``data_dir`` says of itself; the node may be running or not.
+
+    Ready for JSON: the fields of the ``meta`` table, and ``last_seq``.
+
+    :raises StoreError: there is no store, or it cannot be read.
+    """
+    connection, path = database.open_for_reading(data_dir)
+    with contextlib.closing(connection), database.refusals(path):
+        (last_seq,) = connection.execute("SELECT coalesce(max(seq), 0) FROM log").fetchone()
+        return {**attrs.asdict(database.read_meta(connection, path)), "last_seq": last_seq}
