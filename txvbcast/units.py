@@ -19,7 +19,7 @@ _UNITS_MS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 _UNITS_BYTES: Final = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _BINARY_UNITS: Final = {"k": "KiB", "m": "MiB", "g": "GiB", "t": "TiB"}
 
-_QUANTITY: Final = re.compile(r"(?P<sign>[+-]?)(?P<number>[0-9]{1,15}(\.[0-9]{1,9})?) ?(?P<unit>[A-Za-z]*)", re.ASCII)
+_QUANTITY: Final = re.compile(r"(?P<sign>[+-]?)(?P<number>[0-9]{1,18}(\.[0-9]{1,9})?) ?(?P<unit>[A-Za-z]*)", re.ASCII)
 
 
 def parse_duration(text: str) -> float:
@@ -65,7 +65,7 @@ def format_duration(duration_s: float) -> str:
         count, rest = divmod(duration_ms, _UNITS_MS[unit])
         if count and not rest:
             return f"{int(count)}{unit}"
-    return f"{duration_ms:.10g}ms" if duration_ms else "0s"
+    return f"{duration_ms:.3f}".rstrip("0").rstrip(".") + "ms" if duration_ms else "0s"
 
 
 def format_size(size_bytes: int) -> str:

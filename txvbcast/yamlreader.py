@@ -128,7 +128,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """The next node, with all in it."""
-        mark = self.peek_event().start_mark
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
         if self.check_event(yaml.AliasEvent):
             raise yaml.MarkedYAMLError(problem="an alias (*name) is not supported, write it out", problem_mark=mark)
         if self.depth == DEPTH_MAX:
@@ -229,7 +229,7 @@ def never(text: str) -> Kind:
 
 def _read_text(spot: Spot) -> object:
     node = spot.node
-    if _type(node) in ("int", "float", "bool", "timestamp"):
+    if isinstance(node, yaml.ScalarNode) and _type(node) in ("int", "float", "bool", "timestamp"):
         raise Refused(f'expected a text, got {_got(node)}: put it into quotes, as in "{_shortened(node.value)}"')
     return _BARE_TEXT.read(spot)
 
@@ -253,7 +253,10 @@ def _parse_number(raw: str) -> float:
 
 
 def _parse_truth(raw: str) -> bool:
-    return bool(yaml.SafeLoader.bool_values[raw.lower()])
+    truth = yaml.SafeLoader.bool_values.get(raw.lower())
+    if truth is None:
+        raise ValueError(f"expected true or false, got {_quoted(raw)}")
+    return truth
 
 
 _BARE_TEXT: Final = scalar(_parse_text, "a text", "str")
@@ -297,7 +300,7 @@ def list_of(kind: Kind) -> Kind:
     def read(spot: Spot) -> tuple[object, ...]:
         if not isinstance(spot.node, yaml.SequenceNode):
             raise Refused(f"expected {wanted}, got {_got(spot.node)}")
-        items = []
+        items: list[object] = []
         for place, node in enumerate(spot.node.value):
             items.extend(_read_or_report(kind, spot.item(place, node)))
         return tuple(items)
