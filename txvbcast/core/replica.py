@@ -345,8 +345,13 @@ class Replica:
         office = self.office
         if office is None:
             return
+        deposed = self.following.master
         self.following.follow(office.epoch)
+        # Followers do not hear each other, so nobody's silence counts yet, but the deposed master's.
+        deposed_heard_s = self.commons.now_s - self.liveness.silence_s(deposed, self.commons.now_s)
         self.liveness.begin(self.commons.now_s, self.commons.others)
+        if deposed in self.peers and deposed != self.commons.me:
+            self.liveness.on_heard(deposed, deposed_heard_s)
         self.roster.reset()
         self.checks.reset()
         self.peers_applied.clear()
@@ -483,7 +488,9 @@ class Replica:
         if standing.node_id == self.commons.me:
             self.submissions.on_own_standing(entry.seq)
             self._on_told(standing.standing, (standing.incarnation, standing.change_id))
-        if standing.standing is Standing.INACTIVE and self.office is not None:
+        # A leaving master is not told to go by itself: the next master answers it.
+        leaves = standing.standing is Standing.INACTIVE and standing.node_id != self.commons.me
+        if leaves and self.office is not None:
             self.roster.answer(standing.node_id, (standing.incarnation, standing.change_id))
 
     # --- absence: this node's own ----------------------------------------------------------

@@ -116,8 +116,8 @@ class Roster:
         back = self.resumed.get(member.node_id)
         if back is not None and (back.incarnation, back.change_id) >= peer.absence:
             return None
-        if member.standing is Standing.INACTIVE and member.absence >= peer.absence:
-            return None
+        if member.absence >= peer.absence:
+            return None  # the log has spoken of this absence already
         return self._leave(member, peer.absence, Departure(peer.kind, peer.expected_ms, peer.source))
 
     def _leave(self, member: Member, key: tuple[int, int], departure: Departure) -> StandingEntry:
