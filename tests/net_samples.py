@@ -102,7 +102,7 @@ class Notes:
         self.got.append((peer, message))
         self._changed()
 
-    def peer_up(self, peer: int, incarnation: int, disk_id: str) -> None:
+    def peer_up(self, peer: int, incarnation: int, disk_id: str, vms: tuple[str, ...]) -> None:
         self.said.append(("up", peer, incarnation, disk_id))
         self._changed()
 

@@ -54,6 +54,7 @@ HELLO = m.Hello(
     version_max=1,
     members_digest=members_digest(MEMBERS),
     members=MEMBERS,
+    vms=("web", "db é"),
 )
 GRANT = m.Grant(
     epoch=EPOCH,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-
 from typing import cast
 
 import attrs
@@ -157,9 +156,7 @@ class Applications:
                 asked.add(transaction.request_id)
         return frozenset(performed)
 
-    def _perform(
-        self, flight: Flight, seq: int, index: int, place: int, transaction: Transaction | None
-    ) -> Committed:
+    def _perform(self, flight: Flight, seq: int, index: int, place: int, transaction: Transaction | None) -> Committed:
         if transaction is None:
             return Committed(seq, index, b"")
         request_id = transaction.request_id

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from txvbcast import errors
@@ -33,13 +32,23 @@ log = Logger()
 CHANGES_KEPT = 1000
 
 
+class Timer(Protocol):
+    """The part of IDelayedCall that is used."""
+
+    def cancel(self) -> object:
+        """Do not call."""
+
+    def active(self) -> object:
+        """Whether the call is still to come."""
+
+
 class Clock(Protocol):
     """The part of IReactorTime that is used."""
 
     def seconds(self) -> float:
         """The time, monotonic."""
 
-    def callLater(self, delay: float, function: Callable[..., Any], *args: Any) -> IDelayedCall:  # noqa: N802
+    def callLater(self, delay_s: float, function: Callable[..., Any], /, *args: Any) -> Timer:
         """Call ``function`` after ``delay`` seconds."""
 
 
@@ -94,7 +103,7 @@ class ChangeRecord:
     outcome: str | None = None
     actual_s: float | None = None
     waiting: Deferred[Change] | None = None
-    timeout: IDelayedCall | None = None
+    timeout: Timer | None = None
 
 
 class Driver:
@@ -132,7 +141,7 @@ class Driver:
         self._halted = False
         self._inputs: deque[Input] = deque()
         self._stepping = False
-        self._timers: dict[str, IDelayedCall] = {}
+        self._timers: dict[str, Timer] = {}
         self._tickets = itertools.count(1)
         self._clients: dict[int, Deferred[errors.Committed]] = {}
         self._readers: dict[int, Deferred[int]] = {}
@@ -155,7 +164,7 @@ class Driver:
             effects.ReplyAborted: self._reply_aborted,
             effects.ReplyUnknown: lambda e: self._fail(e.tickets, errors.OutcomeUnknown(e.reason, e.who)),
             effects.ReplyOverloaded: lambda e: self._fail(e.tickets, errors.Overloaded(e.reason)),
-            effects.ForgetResults: lambda e: self._results.pop(e.flight, None),
+            effects.ForgetResults: self._forget_results,
             effects.ReadReady: self._read_ready,
             effects.ReadFailed: self._read_failed,
             effects.ChangeOpened: self._change_opened,
@@ -209,7 +218,7 @@ class Driver:
             while self._inputs and not self._halted:
                 for effect in self.replica.step(self._clock.seconds(), self._inputs.popleft()):
                     self._effects[type(effect)](effect)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # A defect in the core, or a resource manager whose state is no longer the
             # others': going on could break what was promised, so the node stops here.
             log.failure("the node stops: {error}", error=error)
@@ -224,9 +233,9 @@ class Driver:
         """A message from a peer."""
         self._step(inputs.Received(peer, message))
 
-    def peer_up(self, peer: int, incarnation: int, disk_id: str) -> None:
+    def peer_up(self, peer: int, incarnation: int, disk_id: str, vms: tuple[str, ...] = ()) -> None:
         """A link was opened."""
-        self._step(inputs.PeerUp(peer, incarnation, disk_id))
+        self._step(inputs.PeerUp(peer, incarnation, disk_id, vms))
 
     def peer_down(self, peer: int, reason: str) -> None:
         """A link is gone."""
@@ -270,7 +279,7 @@ class Driver:
         if len(payload) > limit:
             raise ValueError(f"a payload of {len(payload)} bytes is above limits.payload, {limit} bytes")
         ticket = next(self._tickets)
-        deferred: Deferred[errors.Committed] = Deferred(lambda _: self._clients.pop(ticket, None))
+        deferred: Deferred[errors.Committed] = Deferred(lambda _: self._forget_client(ticket))
         self._clients[ticket] = deferred
         self._step(inputs.Submitted(ticket, mode, pack(Transaction(rm, payload, request_id)), timeout_s))
         return deferred
@@ -308,6 +317,12 @@ class Driver:
         kind = errors.NoQuorum if effect.no_quorum else errors.Aborted
         self._fail(effect.tickets, kind(effect.reason, effect.who))
 
+    def _forget_results(self, effect: effects.ForgetResults) -> None:
+        self._results.pop(effect.flight, None)
+
+    def _forget_client(self, ticket: int) -> None:
+        self._clients.pop(ticket, None)
+
     def _fail(self, tickets: tuple[int, ...], error: errors.SubmissionError) -> None:
         for ticket in tickets:
             client = self._clients.pop(ticket, None)
@@ -322,10 +337,13 @@ class Driver:
         :returns: the applied seq; fails with :class:`~txvbcast.errors.NoQuorum`.
         """
         ticket = next(self._tickets)
-        deferred: Deferred[int] = Deferred(lambda _: self._readers.pop(ticket, None))
+        deferred: Deferred[int] = Deferred(lambda _: self._forget_reader(ticket))
         self._readers[ticket] = deferred
         self._step(inputs.ReadRequested(ticket, timeout_s))
         return deferred
+
+    def _forget_reader(self, ticket: int) -> None:
+        self._readers.pop(ticket, None)
 
     def _read_ready(self, effect: effects.ReadReady) -> None:
         reader = self._readers.pop(effect.ticket, None)
@@ -479,9 +497,13 @@ class Driver:
         if stopper is not None:
             stopper.callback(None)
 
-    def status(self) -> dict[str, object]:
+    def status(self) -> dict[str, Any]:
         """The document behind ``GET /v1/status``, ready for JSON."""
-        return {**self._node_facts, **report.status(self.replica)}
+        document = {**self._node_facts, **report.status(self.replica)}
+        for member in document["members"]:
+            if member["node_id"] == self.config.node_id:
+                member["vms"] = self._node_facts.get("vms", [])
+        return document
 
     # --- events ----------------------------------------------------------------------------
 

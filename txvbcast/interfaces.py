@@ -6,7 +6,8 @@ meet the cluster here.
 
 from __future__ import annotations
 
-from typing import Mapping, Union
+from collections.abc import Mapping
+from typing import Union
 
 import attrs
 from twisted.internet.defer import Deferred

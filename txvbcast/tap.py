@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 from pathlib import Path
 from typing import Any
 
 from twisted.application import service
+from twisted.internet.error import ReactorNotRunning
 from twisted.python import usage
 
 from txvbcast.errors import ConfigError, StoreError
@@ -17,16 +20,30 @@ class Options(usage.Options):
     """The command line of ``twistd vbcast``."""
 
     synopsis = "[options]"
-    longdesc = "Runs one node of a txvbcast cluster. Write a first configuration with 'vbcast init'."
+    longdesc = (
+        "Runs one node of a txvbcast cluster. Write a first configuration with 'vbcast init'. Without -n the node "
+        "becomes a daemon, whose process id and log stand beside the configuration, in files that end in .pid and .log."
+    )
     optParameters = [["config", "c", None, "The YAML file of this node (required)."]]
 
     def postOptions(self) -> None:
-        """Refuse a command line without ``--config``.
+        """Refuse a command line without ``--config``, and keep several nodes that start in one folder apart.
 
         :raises twisted.python.usage.UsageError: twistd prints it and exits with status 1.
         """
         if not self["config"]:
             raise usage.UsageError("--config is missing: name the YAML file of this node, as in --config node1.yaml")
+        self._keep_apart(self.parent)
+
+    def _keep_apart(self, twistd: Any) -> None:
+        # Twisted's defaults are names in the current folder: a second node there would find the first one's pid
+        # file and not start, and share its log.
+        config = Path(self["config"]).absolute()
+        foreground = twistd["nodaemon"] or twistd["debug"]
+        if twistd["pidfile"] == "twistd.pid":
+            twistd["pidfile"] = "" if foreground else str(config.with_suffix(".pid"))
+        if twistd["logfile"] is None and not twistd["syslog"] and not foreground:
+            twistd["logfile"] = str(config.with_suffix(".log"))
 
 
 class Foreground(service.MultiService):
@@ -73,13 +90,33 @@ def makeService(options: Options) -> service.IService:
     """
     from twisted.internet import reactor  # not at the top: twistd chooses the reactor first
 
+    def stop(error: BaseException) -> None:
+        _end_with_failure(reactor)
+
     use_monotonic_time(reactor)
     try:
-        node = Service.from_config(Path(options["config"]))
+        node = Service.from_config(Path(options["config"]), on_halt=stop)
     except (ConfigError, StoreError) as error:
         raise SystemExit(f"vbcast: {error}") from None
     twistd: Any = options.parent
-    if not twistd["nodaemon"]:
+    if not (twistd["nodaemon"] or twistd["debug"]):
         # The process that the operator started waits for the daemon's word, which only an exception sends.
         return node
     return Foreground(node, Path(twistd["pidfile"]) if twistd["pidfile"] else None)
+
+
+def _end_with_failure(reactor: Any) -> None:
+    """Stop the reactor, also one that is not running yet, and have the process end with status 1.
+
+    The reason is logged by then.
+    """
+    # twistd has no way of its own to end a run with a status that is not 0. It has flushed its log by that time.
+    atexit.register(os._exit, 1)
+    reactor.callWhenRunning(_stop, reactor)
+
+
+def _stop(reactor: Any) -> None:
+    try:
+        reactor.stop()
+    except ReactorNotRunning:
+        return  # it is being stopped for another reason

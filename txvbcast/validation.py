@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import Final, TypeVar
 
 import attrs
 
@@ -31,6 +31,8 @@ INSECURE_WANTED: Final = (
     "write 'insecure: true', on a network where only trusted machines are"
 )
 
+Checked = TypeVar("Checked")
+
 
 @attrs.frozen
 class Problem:
@@ -48,6 +50,16 @@ def validate(config: Config) -> None:
     found = problems(config)
     if found:
         raise ConfigError("\n".join(f"{problem.path}: {problem.text}" for problem in found))
+
+
+def check_name(name: str) -> None:
+    """Whether a cluster, node, virtual machine or resource manager may be called ``name``.
+
+    :raises ValueError: what is wrong with it.
+    """
+    if not 1 <= len(name) <= NAME_CHARS_MAX or not name.isprintable() or name != name.strip():
+        expected = f"expected 1 to {NAME_CHARS_MAX} printable characters, without spaces at the ends"
+        raise ValueError(f"{expected}, got {_shortened(name)}")
 
 
 def problems(config: Config) -> list[Problem]:
@@ -68,9 +80,7 @@ def _names(config: Config) -> Iterator[Problem]:
         *((f"resource_managers[{place}].name", plugin.name) for place, plugin in enumerate(config.resource_managers)),
     ]
     for path, name in named:
-        if not 1 <= len(name) <= NAME_CHARS_MAX or not name.isprintable() or name != name.strip():
-            expected = f"expected 1 to {NAME_CHARS_MAX} printable characters, without spaces at the ends"
-            yield Problem(path, f"{expected}, got {_shortened(name)}")
+        yield from _said_by(check_name, name, path)
     yield from _repeats("node.vms[{}]", config.vms)
 
 
@@ -87,7 +97,7 @@ def _members(config: Config) -> Iterator[Problem]:
     for place, member in enumerate(config.members):
         if not 1 <= member.id <= 65535:
             yield Problem(f"members[{place}].id", f"expected a number from 1 to 65535, got {member.id}")
-        yield from _address_problems(f"members[{place}].peer", member.peer)
+        yield from _said_by(check_address, member.peer, f"members[{place}].peer")
         if is_wildcard(member.peer.host):
             text = f"{member.peer.host} is no address that peers can connect to; name the one of this member"
             yield Problem(f"members[{place}].peer", text)
@@ -100,7 +110,7 @@ def _listening(config: Config) -> Iterator[Problem]:
     listen = config.listen
     seen: dict[str, Address] = {}
     for name, address in (("peer", listen.peer), ("client", listen.client), ("http", listen.http)):
-        yield from _address_problems(f"listen.{name}", address)
+        yield from _said_by(check_address, address, f"listen.{name}")
         for other, taken in seen.items():
             if _clash(address, taken):
                 yield Problem(f"listen.{name}", f"{address} clashes with listen.{other} ({taken}); use another port")
@@ -193,9 +203,9 @@ def _security(config: Config) -> Iterator[Problem]:
         yield Problem("insecure", INSECURE_WANTED)
 
 
-def _address_problems(path: str, address: Address) -> Iterator[Problem]:
+def _said_by(check: Callable[[Checked], None], value: Checked, path: str) -> Iterator[Problem]:
     try:
-        check_address(address)
+        check(value)
     except ValueError as error:
         yield Problem(path, str(error))
 

@@ -27,9 +27,7 @@ FIXED_S: Mapping[str, float] = {
 }
 
 
-def expected_s(
-    kind: str, facts: Mapping[str, object], configured_s: Mapping[str, float], max_s: float
-) -> float:
+def expected_s(kind: str, facts: Mapping[str, object], configured_s: Mapping[str, float], max_s: float) -> float:
     """The expected duration of a change of ``kind``, in seconds, at most ``max_s``.
 
     A transfer's time is what remains over the bandwidth, and never less than the downtime

@@ -28,11 +28,15 @@ class Received:
 
 @attrs.frozen
 class PeerUp:
-    """A link to a peer was opened and both sides' Hello were accepted."""
+    """A link to a peer was opened and both sides' Hello were accepted.
+
+    :ivar vms: the virtual machines that it hosts, as it says.
+    """
 
     peer: int
     incarnation: int
     disk_id: str
+    vms: tuple[str, ...] = ()
 
 
 @attrs.frozen

@@ -78,6 +78,7 @@ class Replica:
         self.checks = QuorumChecks(commons, journal)
         self.reads = Reads(commons, journal)
         self.peers_applied: dict[int, int] = {}
+        self.vms: dict[int, tuple[str, ...]] = {}
         self._started = False
         self._stopping = False
         self._beat = 0
@@ -230,6 +231,7 @@ class Replica:
 
     def _on_peer_up(self, event: inputs.PeerUp) -> None:
         self.commons.links[event.peer] = Link(event.incarnation, event.disk_id)
+        self.vms[event.peer] = event.vms
         self.liveness.on_heard(event.peer, self.commons.now_s)
         self.submissions.on_link(event.peer)
         self.reads.on_link(event.peer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from txvbcast.core import epochs
 from txvbcast.core.replica import Replica
 from txvbcast.core.table import is_quorum, needed
@@ -16,7 +18,7 @@ OWN_STANDINGS = {
 }
 
 
-def status(replica: Replica) -> dict[str, object]:
+def status(replica: Replica) -> dict[str, Any]:
     """Everything that ``status`` shows; times in milliseconds, sizes in bytes.
 
     ``stored``, ``applied`` and the queue of other members are known to the master only
@@ -73,6 +75,7 @@ def _member(replica: Replica, node_id: int, name: str) -> dict[str, object]:
         "heartbeat_timeout_ms": round(timeout_s * 1000),
         "response_timeout_ms": round((response.normal_s if waited else response.inactive_s) * 1000),
         "linked": node_id == replica.commons.me or node_id in replica.commons.links,
+        "vms": list(replica.vms.get(node_id, ())),
         **_queue(replica, node_id),
     }
 

@@ -128,9 +128,7 @@ class Roster:
             return self._entry(other, other.standing, reason, voter=step.voter)
         reason = step.unsafe or f"it announced its absence ({departure.kind})"
         entry = self._entry(member, Standing.INACTIVE, reason, key, voter=step.voter)
-        return attrs.evolve(
-            entry, kind=departure.kind, expected_ms=departure.expected_ms, source=departure.source
-        )
+        return attrs.evolve(entry, kind=departure.kind, expected_ms=departure.expected_ms, source=departure.source)
 
     def _is_back(self, member: Member) -> bool:
         back = self.resumed.get(member.node_id)

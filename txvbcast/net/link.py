@@ -52,7 +52,7 @@ class Receiver(Protocol):
     def received(self, peer: int, message: Message) -> None:
         """A message of a peer, in the order sent as far as links carry it."""
 
-    def peer_up(self, peer: int, incarnation: int, disk_id: str) -> None:
+    def peer_up(self, peer: int, incarnation: int, disk_id: str, vms: tuple[str, ...]) -> None:
         """A link to a peer was opened and both Hello were accepted."""
 
     def peer_down(self, peer: int, reason: str) -> None:

@@ -49,6 +49,7 @@ def own_hello(config: Config, stored: StoredState) -> Hello:
         version_max=VERSION_MAX,
         members_digest=members_digest(lines),
         members=lines,
+        vms=config.vms,
     )
 
 
@@ -226,7 +227,7 @@ class Links:
         self._troubles = {trouble: None for trouble in self._troubles if trouble[0] != link.whom}
         self.log.info("the link to node {peer} is up, at {host}", peer=link.peer, host=link.host)
         self._linked(link.peer, link.host)
-        self.receiver.peer_up(link.peer, hello.incarnation, hello.disk_id)
+        self.receiver.peer_up(link.peer, hello.incarnation, hello.disk_id, hello.vms)
 
     def refused(self, link: Link, reason: str) -> None:
         """One of the two sides will not go on; the connection is being closed."""

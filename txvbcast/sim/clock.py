@@ -45,7 +45,7 @@ class SimClock:
         """Seconds since the world began."""
         return self._now_s
 
-    def callLater(self, delay_s: float, function: Callable[..., Any], *args: Any) -> Call:  # noqa: N802
+    def callLater(self, delay_s: float, function: Callable[..., Any], *args: Any) -> Call:
         """Call ``function`` after ``delay_s`` seconds."""
         call = Call(self._now_s + max(0.0, delay_s), function, args)
         heapq.heappush(self._heap, (call.at_s, next(self._order), call))
@@ -80,7 +80,7 @@ class NodeClock:
         """The world's time: a stopped process sees the gap."""
         return self._world.seconds()
 
-    def callLater(self, delay_s: float, function: Callable[..., Any], *args: Any) -> Call:  # noqa: N802
+    def callLater(self, delay_s: float, function: Callable[..., Any], *args: Any) -> Call:
         """Call ``function`` after ``delay_s`` seconds, or when the process goes on."""
         call = Call(self._world.seconds() + delay_s, function, args)
         self._world.callLater(delay_s, self._due, call)

@@ -13,7 +13,7 @@ from zope.interface import implementer
 from txvbcast.applications import Applications
 from txvbcast.config import Address, MemberConfig, ProtocolConfig
 from txvbcast.driver import Driver
-from txvbcast.errors import Committed, SubmissionError
+from txvbcast.errors import Committed
 from txvbcast.interfaces import IResourceManager, Refused, Tx
 from txvbcast.sim.clock import NodeClock, SimClock
 from txvbcast.sim.network import Conditions, SimNetwork
@@ -76,7 +76,7 @@ class Outcome:
     payload: bytes
     node_id: int
     began_s: float
-    answer: Committed | SubmissionError | None = None
+    answer: Committed | BaseException | None = None
     ended_s: float = 0.0
 
     @property
@@ -104,9 +104,9 @@ class SimNode:
         self.recorder = Recorder()
         self.recorder.refuse = lambda tx: world.refuse(node_id, tx)
         config = attrs.evolve(world.config, node_id=node_id)
-        self.driver = Driver(
-            config, stored, self.store, self, Applications([self.recorder]), self.clock, world.clock.seconds, self._halted
-        )
+        applications = Applications([self.recorder])
+        wall_s = world.clock.seconds
+        self.driver = Driver(config, stored, self.store, self, applications, self.clock, wall_s, self._halted)
         self._pieces = tuple(self.store.entries(RESTORE_BYTES))
 
     def start(self) -> None:

@@ -202,6 +202,7 @@ class Hello:
     :ivar version_min, version_max: the wire versions that the sender speaks.
     :ivar members_digest: of ``members``.
     :ivar members: every node of the cluster as the sender is configured.
+    :ivar vms: the virtual machines that the sender hosts, as it is configured.
     """
 
     cluster_id: str
@@ -213,6 +214,7 @@ class Hello:
     version_max: int = attrs.field(validator=POSITIVE)
     members_digest: str
     members: tuple[MemberLine, ...]
+    vms: tuple[str, ...] = ()
 
 
 @attrs.frozen
