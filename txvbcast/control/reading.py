@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from txvbcast.control.problems import Problem, bad_field
+from txvbcast.units import DURATION_S_MAX
 from txvbcast.wire.messages import Mode
 
 #: Characters of a client's name for a transaction.
@@ -19,8 +20,8 @@ REQUEST_ID_CHARS_MAX = 128
 #: The longest that a request may wait, and the wait of one that does not say.
 TIMEOUT_MS_MAX = 600_000
 TIMEOUT_MS_DEFAULT = 5_000
-#: No absence is longer than ten years: what is above is a mistake in units.
-EXPECTED_MS_MAX = 10 * 366 * 86_400_000
+#: The longest absence that is not taken for a mistake in units.
+EXPECTED_MS_MAX = round(DURATION_S_MAX * 1000)
 _QUERY_FIELDS_MAX = 32
 
 Shape = TypeVar("Shape", bound=msgspec.Struct)

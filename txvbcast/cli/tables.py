@@ -1,0 +1,35 @@
+"""Tables for people: aligned columns, in full when they do not go to a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from txvbcast.cli.session import printable
+
+#: Columns of what is not a terminal: nothing is cut.
+_WIDTH_ELSEWHERE = 10_000
+
+#: Colours on a terminal, for words that stand alone in a cell.
+_STYLES = {"normal": "green", "inactive": "yellow", "catching_up": "cyan", "failed": "red"}
+
+
+def console() -> Console:
+    """A console on the standard output as it is now."""
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return Console(file=sys.stdout, highlight=False, markup=False, width=None if is_terminal else _WIDTH_ELSEWHERE)
+
+
+def table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
+    """``rows`` under ``headings``; a heading that starts with ``>`` is of a column of numbers."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        made.add_column(heading.lstrip(">"), justify="right" if heading.startswith(">") else "left", overflow="fold")
+    for row in rows:
+        cells = [printable("" if cell is None else str(cell)) for cell in row]
+        made.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in cells))
+    return made
