@@ -21,5 +21,4 @@ setup(
         "twisted.plugins",
     ],
     package_dir={"": "."},
-    package_data={"txvbcast": ["py.typed"]},
 )

@@ -71,7 +71,7 @@ def load(path: Path) -> Config:
     if len(content) > FILE_BYTES_MAX:
         raise ConfigError(f"{path}: is longer than {FILE_BYTES_MAX} bytes: this is hardly a node's configuration")
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         byte = f"the byte 0x{content[error.start]:02x}"

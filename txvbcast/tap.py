@@ -39,11 +39,16 @@ class Options(usage.Options):
         # Twisted's defaults are names in the current folder: a second node there would find the first one's pid
         # file and not start, and share its log.
         config = Path(self["config"]).absolute()
-        foreground = twistd["nodaemon"] or twistd["debug"]
-        if twistd["pidfile"] == "twistd.pid":
-            twistd["pidfile"] = "" if foreground else str(config.with_suffix(".pid"))
-        if twistd["logfile"] is None and not twistd["syslog"] and not foreground:
+        daemon = _is_daemon(twistd)
+        if twistd.get("pidfile") == "twistd.pid":
+            twistd["pidfile"] = str(config.with_suffix(".pid")) if daemon else ""
+        if daemon and twistd["logfile"] is None and not twistd["syslog"]:
             twistd["logfile"] = str(config.with_suffix(".log"))
+
+
+def _is_daemon(twistd: Any) -> bool:
+    """Whether twistd will fork; its younger sister twist (``python -m twisted``) has no such options and does not."""
+    return not (twistd.get("nodaemon", True) or twistd.get("debug"))
 
 
 class Foreground(service.MultiService):
@@ -99,10 +104,10 @@ def makeService(options: Options) -> service.IService:
     except (ConfigError, StoreError) as error:
         raise SystemExit(f"vbcast: {error}") from None
     twistd: Any = options.parent
-    if not (twistd["nodaemon"] or twistd["debug"]):
+    if _is_daemon(twistd):
         # The process that the operator started waits for the daemon's word, which only an exception sends.
         return node
-    return Foreground(node, Path(twistd["pidfile"]) if twistd["pidfile"] else None)
+    return Foreground(node, Path(twistd["pidfile"]) if twistd.get("pidfile") else None)
 
 
 def _end_with_failure(reactor: Any) -> None:
