@@ -171,7 +171,7 @@ class FakeNode:
         return {
             "node_id": 1, "name": "one", "epoch": 65537, "epoch_text": "1.1", "master": self.master,
             "standing": "normal", "committed": self.applied, "everywhere": self.applied, "applied": self.applied,
-            "members": members, "quorum": {"voters": 3, "needed": 2, "ok": self.quorum},
+            "members": members, "quorum": {"voters": [1, 2, 3], "needed": 2, "ok": self.quorum},
         }  # fmt: skip
 
     def _member(self, node_id: int, standing: str) -> dict[str, Any]:

@@ -159,7 +159,7 @@ class Reading(CliCase):
     async def test_status(self) -> None:
         out = await self.text("status")
         lines = out.splitlines()
-        self.assertIn("node 1 (one) is normal; master is node 1, epoch 1.1; quorum: 2 of 3 voters", lines)
+        self.assertIn("node 1 (one) is normal; master is node 1, epoch 1.1; quorum: 2 of 3 voters are needed", lines)
         row = next(line.split() for line in lines if " n2 " in line)
         self.assertEqual(row[:3], ["2", "n2", "inactive"])
         self.assertIn("freeze, 2500ms left of 4s", out)

@@ -86,10 +86,12 @@ def view(document: dict[str, Any]) -> RenderableType:
         return Text(f"{time.strftime('%H:%M:%S')} {printable(document['detail'])}", style="red")
     quorum = document["quorum"]
     master = document.get("master")
+    voters = quorum.get("voters")
+    voters = len(voters) if isinstance(voters, list) else voters
     head = (
         f"node {document['node_id']} ({document.get('name')}) is {document.get('standing')}; "
         f"{'no master' if master is None else f'master is node {master}'}, epoch {document.get('epoch_text')}; "
-        f"{'quorum' if quorum.get('ok') else 'NO QUORUM'}: {quorum.get('needed')} of {quorum.get('voters')} voters"
+        f"{'quorum' if quorum.get('ok') else 'NO QUORUM'}: {quorum.get('needed')} of {voters} voters are needed"
     )
     marks = f"committed {document.get('committed')}, everywhere {document.get('everywhere')}"
     rows = [_row(member, master) for member in document["members"]]

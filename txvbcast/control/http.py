@@ -1,4 +1,4 @@
-"""The HTTP interface of a node: every path, what it reads and what it answers (``docs/http.md``).
+"""The HTTP interface of a node: every path, what it reads and what it answers.
 
 Handlers read strictly (:mod:`txvbcast.control.reading`), ask the node, and answer JSON; whatever
 goes wrong is a :class:`~txvbcast.control.problems.Problem`.
