@@ -162,9 +162,11 @@ class Reading(CliCase):
         self.assertIn("node 1 (one) is normal; master is node 1, epoch 1.1; quorum: 2 of 3 voters are needed", lines)
         row = next(line.split() for line in lines if " n2 " in line)
         self.assertEqual(row[:3], ["2", "n2", "inactive"])
-        self.assertIn("freeze, 2500ms left of 4s", out)
+        self.assertIn("freeze, 2.5s left of 4s", out)
+        self.assertEqual(row[-7:], ["4s", "6.8s/0s", "7", "7", "12", "(3.4KiB)", "web"])
         self.assertIn("*1 ", out)
         self.assertEqual(await self.document("status"), self.node.status())
+        self.assertLess(max(map(len, lines)), 90)
 
     async def test_status_in_trouble(self) -> None:
         self.node.master, self.node.quorum = None, False
@@ -610,6 +612,10 @@ class Processes(CliCase):
         child.transport.closeStdout()
         self.node.events.add("node_normal")
         self.assertEqual((await child.done, child.err), (Exit.OUTPUT_CLOSED, b""))
+        for words in (["status"], ["status", "--json"], ["kv", "list"]):
+            child = self.start(*words)
+            child.transport.closeStdout()
+            self.assertEqual((await child.done, child.err), (Exit.OUTPUT_CLOSED, b""), words)
 
     async def test_full_disk(self) -> None:
         command = f'"{sys.executable}" -m txvbcast.cli.main status >/dev/full'

@@ -14,9 +14,9 @@ from txvbcast.cli.api import Answer
 from txvbcast.cli.failures import Failed
 from txvbcast.cli.session import DURATION, Session, node_command, printable
 from txvbcast.cli.tables import console, table
-from txvbcast.units import format_duration, format_size
+from txvbcast.units import format_duration
 
-HEADINGS = (">id", "name", "standing", "what", ">heartbeat", ">response", ">stored", ">applied", ">queue", "vms")
+HEADINGS = (">id", "name", "standing", "what", ">timeouts", ">stored", ">applied", ">queue", "vms")
 
 
 @click.command()
@@ -26,8 +26,8 @@ HEADINGS = (">id", "name", "standing", "what", ">heartbeat", ">response", ">stor
 def status(session: Session, watch: bool, interval: float) -> None:
     """Show the cluster as one node sees it.
 
-    The star marks the master. "heartbeat" and "response" are the member's timeouts as they are now: they are
-    longer, or nothing, while it is away. "queue" is what is kept for it.
+    The star marks the master. The timeouts are those for the member's heartbeats and for its answers, as they are
+    now: longer, and nothing, while it is away. The queue is what is kept for it: entries and bytes.
     """
     if watch:
         _watch(session, max(interval, 0.05))
@@ -103,14 +103,13 @@ def _row(member: dict[str, Any], master: object) -> list[object]:
     star = "*" if member.get("node_id") == master else ""
     queue = ""
     if member.get("queue_entries"):
-        queue = f"{member['queue_entries']} ({format_size(int(member.get('queue_bytes') or 0))})"
+        queue = f"{member['queue_entries']} ({_size(member.get('queue_bytes'))})"
     return [
         f"{star}{member.get('node_id')}",
         member.get("name"),
         member.get("standing"),
         what(member),
-        _duration(member.get("heartbeat_timeout_ms")),
-        _duration(member.get("response_timeout_ms")),
+        f"{_duration(member.get('heartbeat_timeout_ms'))}/{_duration(member.get('response_timeout_ms'))}",
         member.get("stored"),
         member.get("applied"),
         queue,
@@ -129,4 +128,20 @@ def what(member: dict[str, Any]) -> str:
 
 
 def _duration(duration_ms: object) -> str:
-    return format_duration(duration_ms / 1000) if isinstance(duration_ms, int | float) else ""
+    """A duration to about two digits: what is counted down need not be exact."""
+    if not isinstance(duration_ms, int | float):
+        return ""
+    duration_s = duration_ms / 1000
+    if 1 < duration_s < 60:
+        return f"{duration_s:.1f}".removesuffix(".0") + "s"
+    return format_duration(duration_s if duration_s < 1 else round(duration_s))
+
+
+def _size(size_bytes: object) -> str:
+    """A size to about two digits, in the unit that makes it short."""
+    size = float(size_bytes) if isinstance(size_bytes, int | float) else 0.0
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.1f}".removesuffix(".0") + unit
+        size /= 1024
+    return f"{size:.1f}GiB"

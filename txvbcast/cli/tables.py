@@ -18,10 +18,18 @@ _WIDTH_ELSEWHERE = 10_000
 _STYLES = {"normal": "green", "inactive": "yellow", "catching_up": "cyan", "failed": "red"}
 
 
+class _Plain(Console):
+    """A console that leaves a closed pipe to ``main``, as everything else that prints does."""
+
+    def on_broken_pipe(self) -> None:
+        """Called in the handling of the error, which goes on."""
+        raise
+
+
 def console() -> Console:
     """A console on the standard output as it is now."""
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
-    return Console(file=sys.stdout, highlight=False, markup=False, width=None if is_terminal else _WIDTH_ELSEWHERE)
+    return _Plain(file=sys.stdout, highlight=False, markup=False, width=None if is_terminal else _WIDTH_ELSEWHERE)
 
 
 def table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
