@@ -44,8 +44,8 @@ class Following:
 
     @property
     def adopted(self) -> bool:
-        """Whether this node's log is that of the epoch it follows."""
-        return self.epoch != 0 and self.epoch == self.journal.log_epoch
+        """Whether this node's log is that of the epoch it follows, and it has promised nothing higher."""
+        return self.epoch != 0 and self.epoch == self.journal.log_epoch == self.journal.promised
 
     def follow(self, epoch: int) -> bool:
         """A master of ``epoch`` was heard; True if it is a new one."""
@@ -86,7 +86,7 @@ class Following:
 
     def want_start(self) -> None:
         """Ask for the Start of the epoch followed, unless its log is here or on its way."""
-        if self.epoch and not self.adopted and self.transfer is None:
+        if self.epoch != self.journal.log_epoch and self.transfer is None:
             self.commons.send(self.master, WantStart(self.epoch, self.journal.committed))
 
     def _go_on(self) -> None:

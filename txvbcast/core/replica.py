@@ -82,6 +82,7 @@ class Replica:
         self._started = False
         self._stopping = False
         self._beat = 0
+        self._incarnations: dict[int, int] = {}
         self._beats_heard: dict[int, int] = {}
         self._ticks = 0
         self._leave_by_s = 0.0
@@ -230,6 +231,9 @@ class Replica:
         self._on_message[type(message)](peer, message)
 
     def _on_peer_up(self, event: inputs.PeerUp) -> None:
+        if event.incarnation != self._incarnations.setdefault(event.peer, event.incarnation):
+            self._incarnations[event.peer] = event.incarnation
+            self.succession.on_master_gone(event.peer)  # an office does not outlive a start
         self.commons.links[event.peer] = Link(event.incarnation, event.disk_id)
         self.vms[event.peer] = event.vms
         self.liveness.on_heard(event.peer, self.commons.now_s)
@@ -292,6 +296,7 @@ class Replica:
         """This node was stopped: what it knows may be old, so it asks before it acts."""
         self.commons.out.append(DropDatagrams())
         self.mastership.core.quiet_since_s = self.commons.now_s
+        self.succession.on_master_heard()  # nobody's silence meanwhile counts
         self.commons.notify("own_standing", self.commons.me, f"this node was stopped for about {late_s:.1f} s", {})
         self.own.machine.woke()
         if self.mastership.core.role in ("probing", "claiming"):
@@ -417,6 +422,7 @@ class Replica:
             return False
         if self.following.follow(epoch):
             self._beats_heard.clear()
+        self.succession.on_master_heard()
         if self.mastership.core.role != "follower":
             self.mastership.machine.stand_down(f"node {peer} is master of epoch {epochs.text(epoch)}")
         return True

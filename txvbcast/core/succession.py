@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 
 import attrs
 
@@ -41,7 +42,7 @@ class Plan:
 class Succession:
     """Claims, grants and handovers of one node.
 
-    :ivar granted: the highest epoch granted to another candidate that has not started yet.
+    :ivar master_heard_s: when the master followed last spoke as one.
     """
 
     commons: Commons
@@ -52,6 +53,7 @@ class Succession:
     following: Following
     mastership: Mastership
     roster: Roster
+    master_heard_s: float = -inf
     plan: Plan | None = None
     all_back_since_s: float | None = None
 
@@ -61,10 +63,19 @@ class Succession:
         """Whether this node has reason to believe in a living master that stays."""
         if self.mastership.office is not None:
             return True
-        epoch = self.following.epoch
-        if epoch == 0 or epoch < self.journal.promised or self._is_leaving(self.following.master):
-            return False
-        return self.liveness.silence_s(self.following.master, self.commons.now_s) <= self.liveness.timeout_s
+        epoch, master = self.following.epoch, self.following.master
+        if epoch == 0 or epoch < self.journal.promised or master == self.commons.me or self._is_leaving(master):
+            return False  # of nobody, of a deposed one, of this node's own lost office, of a departed one
+        return self.commons.now_s - self.master_heard_s <= self.liveness.timeout_s
+
+    def on_master_heard(self) -> None:
+        """A word that only a master says; others' frames prove life, but no office."""
+        self.master_heard_s = self.commons.now_s
+
+    def on_master_gone(self, node_id: int) -> None:
+        """A node shows that it holds no office: whoever follows it need not wait for its silence."""
+        if node_id == self.following.master:
+            self.master_heard_s = -inf
 
     def _is_leaving(self, node_id: int) -> bool:
         peer = self.peers[node_id].core
@@ -89,7 +100,7 @@ class Succession:
         me, table, now_s = self.commons.me, self.journal.table, self.commons.now_s
         if not table[me].voter or self.own.state in ("leaving", "inactive") or self.hears_master():
             return
-        master = self.following.master
+        master = self.following.master if self.following.master != me else 0
         stagger_s = self.commons.config.heartbeat.interval_s * claim_rank(table, me, without=master)
         core = self.mastership.core
         if master and self._is_leaving(master) and self.following.epoch >= self.journal.promised:
@@ -98,8 +109,7 @@ class Succession:
             if quiet_s > stagger_s + self.commons.config.heartbeat.interval_s:
                 self.mastership.machine.claim(ClaimWhy.INACTIVE, self.following.epoch, None)
             return
-        heard_s = now_s - self.liveness.silence_s(master, now_s) if master else 0.0
-        if now_s - max(heard_s, core.quiet_since_s) > self.liveness.timeout_s + stagger_s:
+        if now_s - max(self.master_heard_s, core.quiet_since_s) > self.liveness.timeout_s + stagger_s:
             self.mastership.machine.suspect(f"node {master} is silent" if master else "no master was ever heard")
             self._check_probe()
 
@@ -108,6 +118,7 @@ class Succession:
     def on_probe(self, peer: int, probe: Probe) -> None:
         """A node asks whether this one has lost the master too."""
         self.saw(probe.epoch)
+        self.on_master_gone(peer)  # a master does not probe
         self.commons.send(peer, ProbeReply(self.journal.promised, probe.nonce, lost=not self.hears_master()))
 
     def on_probe_reply(self, peer: int, reply: ProbeReply) -> None:

@@ -166,10 +166,9 @@ def leave_step(table: Table, node_id: int, planned_floor: int) -> LeaveStep:
         losing.append(candidate)
     if not is_quorum(left, staying) or not staying:
         return LeaveStep(node_id, member.voter, _short_of(table, node_id, staying))
-    if len(left) < planned_floor:
-        return LeaveStep(
-            node_id, member.voter, f"only {len(left)} voters would be left, quorum.planned_floor is {planned_floor}"
-        )
+    if losing and len(left) < planned_floor:
+        short = f"{len(left)} of {len(table.voters)} voters would be left, quorum.planned_floor is {planned_floor}"
+        return LeaveStep(node_id, member.voter, short)
     if losing and losing[0] != node_id:
         return LeaveStep(losing[0], False)
     return LeaveStep(node_id, member.voter and node_id not in losing)

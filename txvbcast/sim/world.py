@@ -15,6 +15,7 @@ from txvbcast.config import Address, MemberConfig, ProtocolConfig
 from txvbcast.driver import Driver
 from txvbcast.errors import Committed
 from txvbcast.interfaces import IResourceManager, Refused, Tx
+from txvbcast.sim.checks import Agreement, Violation, check_outcomes
 from txvbcast.sim.clock import NodeClock, SimClock
 from txvbcast.sim.network import Conditions, SimNetwork
 from txvbcast.store.memory import Disk, MemoryStore
@@ -87,6 +88,19 @@ class Outcome:
         return "committed" if isinstance(self.answer, Committed) else type(self.answer).__name__
 
 
+class Watched(Applications):
+    """Applications whose every step is checked against the other nodes'."""
+
+    def __init__(self, managers: Sequence[IResourceManager], watch: Callable[[Entry, bool], None]) -> None:
+        super().__init__(managers)
+        self._watch = watch
+
+    def apply(self, entry: Entry, dead: bool) -> list[Committed]:
+        """Check, then perform."""
+        self._watch(entry, dead)
+        return super().apply(entry, dead)
+
+
 class SimNode:
     """One node: the production driver in a simulated process."""
 
@@ -104,7 +118,7 @@ class SimNode:
         self.recorder = Recorder()
         self.recorder.refuse = lambda tx: world.refuse(node_id, tx)
         config = attrs.evolve(world.config, node_id=node_id)
-        applications = Applications([self.recorder])
+        applications = Watched([self.recorder], self._watch)
         wall_s = world.clock.seconds
         self.driver = Driver(config, stored, self.store, self, applications, self.clock, wall_s, self._halted)
         self._pieces = tuple(self.store.entries(RESTORE_BYTES))
@@ -112,6 +126,9 @@ class SimNode:
     def start(self) -> None:
         """Begin to act."""
         self.driver.start(self._pieces)
+
+    def _watch(self, entry: Entry, dead: bool) -> None:
+        self.world.agreement.on_apply(self.node_id, self.incarnation, entry, dead)
 
     def _halted(self, error: BaseException) -> None:
         self.world.broken.append((self.node_id, error))
@@ -197,6 +214,7 @@ class World:
         self.refuse: Callable[[int, Tx], str] = lambda node_id, tx: ""
         self.broken: list[tuple[int, BaseException]] = []
         self.outcomes: list[Outcome] = []
+        self.agreement = Agreement()
         self.events: list[tuple[float, int, dict[str, object]]] = []
         self.disks = {member.id: Disk(f"disk-{member.id}") for member in members}
         self.nodes: dict[int, SimNode] = {}
@@ -301,8 +319,26 @@ class World:
             and all(replica.own.state == "normal" for replica in replicas)
             and all(peer.core.standing.value == "normal" for replica in replicas for peer in replica.peers.values())
             and len({replica.journal.applied for replica in replicas}) == 1
-            and all(replica.journal.applied == replica.journal.tail for replica in replicas)
+            and all(replica.journal.applied == replica.journal.tail == replica.journal.stored for replica in replicas)
         )
+
+    def check(self) -> None:
+        """What must hold once everything is settled.
+
+        :raises Violation: it does not.
+        """
+        if self.broken:
+            raise Violation(f"node {self.broken[0][0]} stopped: {self.broken[0][1]!r}")
+        logs = self.logs()
+        reference = logs[min(logs)]
+        for node_id, log in logs.items():
+            if log != reference:
+                raise Violation(f"the log of node {node_id} ({len(log)} entries) is not that of the others")
+        for node in self.nodes.values():
+            if node.recorder.prepared:
+                raise Violation(f"node {node.node_id} still holds {list(node.recorder.prepared)[:3]}")
+            answers = [(outcome.payload, outcome.answer) for outcome in self.outcomes]
+            check_outcomes(answers, node.recorder.performed)
 
     def logs(self) -> dict[int, list[Entry]]:
         """What each node's disk holds."""
