@@ -89,16 +89,11 @@ class Swarm:
         world.run(self.options.seconds)
         self._make_peace()
         try:
-            world.run_until(self._is_over, SETTLE_S, "everything is settled and every client has an answer")
+            world.run_until(world.quiet, SETTLE_S, "everything is settled and every client has an answer")
         except AssertionError as error:
             raise Violation(str(error)) from error
         world.check()
         return world
-
-    def _is_over(self) -> bool:
-        world = self.world
-        waiting = any(outcome.answer is None for outcome in world.outcomes)
-        return not waiting and world.settled() and not any(node.recorder.prepared for node in world.nodes.values())
 
     # --- workload -------------------------------------------------------------------------
 

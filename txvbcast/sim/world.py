@@ -29,8 +29,10 @@ RESTORE_BYTES = 1 << 20
 class Recorder:
     """A resource manager that writes down what it is told, and refuses on demand.
 
-    :ivar performed: (seq, payload) in order; refuse: why prepare says No, by payload.
-    :ivar balance: per transaction, prepares minus commits and aborts.
+    :ivar performed: (seq, payload) in order.
+    :ivar prepared: what it has said Yes to and not heard of since; aborted: payloads released.
+    :ivar refuse: why prepare says No; empty for Yes.
+    :ivar held: answers that are kept back, while ``holding``.
     """
 
     name = "recorder"
@@ -41,9 +43,24 @@ class Recorder:
         self.prepared: dict[tuple[str, int], Tx] = {}
         self.aborted: list[bytes] = []
         self.refuse: Callable[[Tx], str] = lambda tx: ""
+        self.holding = False
+        self.held: list[tuple[Deferred[bool | Refused], Tx]] = []
 
-    def prepare(self, tx: Tx) -> bool | Refused:
-        """Vote."""
+    def prepare(self, tx: Tx) -> bool | Refused | Deferred[bool | Refused]:
+        """Vote, now or when told."""
+        if self.holding:
+            deferred: Deferred[bool | Refused] = Deferred()
+            self.held.append((deferred, tx))
+            return deferred
+        return self._vote(tx)
+
+    def answer(self) -> None:
+        """Give the answers that were kept back."""
+        held, self.held = self.held, []
+        for deferred, tx in held:
+            deferred.callback(self._vote(tx))
+
+    def _vote(self, tx: Tx) -> bool | Refused:
         reason = self.refuse(tx)
         if reason:
             return Refused(reason)
@@ -321,6 +338,11 @@ class World:
             and len({replica.journal.applied for replica in replicas}) == 1
             and all(replica.journal.applied == replica.journal.tail == replica.journal.stored for replica in replicas)
         )
+
+    def quiet(self) -> bool:
+        """Whether everything is settled, every client has an answer and nothing is left prepared."""
+        waiting = any(outcome.answer is None for outcome in self.outcomes)
+        return not waiting and self.settled() and not any(node.recorder.prepared for node in self.nodes.values())
 
     def check(self) -> None:
         """What must hold once everything is settled.
