@@ -39,7 +39,9 @@ class SeenFlights:
         return flight.number < self.floor or flight.number in self.above
 
     def add(self, flight: Flight) -> None:
-        """Take note of an applied flight."""
+        """Take note of an applied flight; one of an earlier life says nothing about the present one."""
+        if flight.id.incarnation < self.incarnation:
+            return
         if flight.id.incarnation > self.incarnation:
             self.incarnation, self.floor, self.above = flight.id.incarnation, 1, set()
         self.above.add(flight.id.number)
