@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
 from txvbcast import errors
@@ -73,6 +73,9 @@ class Network(Protocol):
 
     def drop_datagrams(self) -> None:
         """Throw away what waits in the socket."""
+
+    def reset_links(self, reason: str) -> None:
+        """Close every link and open it anew."""
 
 
 @attrs.frozen
@@ -156,6 +159,7 @@ class Driver:
             effects.SendDatagram: lambda e: self._network.send_datagram(e.to, e.message),
             effects.SetTimer: self._set_timer,
             effects.DropDatagrams: lambda e: self._network.drop_datagrams(),
+            effects.ResetLinks: lambda e: self._network.reset_links(e.reason),
             effects.ReadLog: self._read_log,
             effects.Prepare: self._prepare,
             effects.Release: lambda e: self.applications.release(e.flight),
@@ -472,13 +476,18 @@ class Driver:
     # --- an operator's wishes --------------------------------------------------------------
 
     def move_master(self, to: int) -> Deferred[None]:
-        """Hand the office to node ``to``; fails with :class:`~txvbcast.errors.Unsafe` if it cannot be done.
+        """Hand the office to node ``to``.
+
+        :return: fails with :class:`~txvbcast.errors.Unsafe` if it cannot be done now, with
+            :class:`~txvbcast.errors.NoQuorum` if there is no master.
 
         :raises ValueError: there is no such member.
         """
         ids = sorted(member.id for member in self.config.members)
         if to not in ids:
             raise ValueError(f"node {to} is no member; the members are: {', '.join(map(str, ids))}")
+        if not self.replica.master:
+            return fail(errors.NoQuorum("this node knows of no master"))
         ticket = next(self._tickets)
         deferred: Deferred[None] = Deferred()
         self._movers[ticket] = deferred

@@ -190,8 +190,7 @@ class Service(service.Service):
         self._on_halt(error)
 
     def _stop_reactor(self, error: BaseException) -> None:
-        if self._reactor.running:
-            self._reactor.stop()
+        self._reactor.callWhenRunning(self._reactor.stop)
 
     @property
     def driver(self) -> Driver:

@@ -102,7 +102,8 @@ class Changes:
             self.commons.out.append(answer)
 
     def _overdue_s(self, length_s: float) -> float:
-        return self.commons.now_s + patience_s(self.config, length_s)
+        # A heartbeat timeout sooner than for the others, so that they hear of the end before they give up.
+        return self.commons.now_s + length_s * self.config.inactivity.margin
 
     @property
     def unanswered(self) -> bool:

@@ -58,6 +58,13 @@ class DropDatagrams:
 
 
 @attrs.frozen
+class ResetLinks:
+    """Close every link and open it anew: after a long pause the peers' retransmissions come slowly."""
+
+    reason: str
+
+
+@attrs.frozen
 class ReadLog:
     """Read entries ``first`` to ``last`` from the store; answered by LogRead(token, ...)."""
 
@@ -207,7 +214,7 @@ class Notify:
 
 
 Effect = Union[
-    Persist, Send, SendDatagram, SetTimer, DropDatagrams, ReadLog, Prepare, Release, Apply, ReplyCommitted,
+    Persist, Send, SendDatagram, SetTimer, DropDatagrams, ResetLinks, ReadLog, Prepare, Release, Apply, ReplyCommitted,
     ReplyAborted, ReplyUnknown, ReplyOverloaded, ForgetResults, ReadReady, ReadFailed, ChangeOpened,
     ChangeAnswered, ChangeClosed, MoveAnswered, StopAllowed, Notify,
 ]  # fmt: skip

@@ -57,7 +57,7 @@ class CoordinatorCore:
 
     :ivar tickets: the clients' requests that still wait, by place in the flight.
     :ivar timeout_s: what these clients asked for; deadline_s: when the first of them wants to hear something.
-    :ivar vote_deadline_s: when members that have not voted are reported to the master.
+    :ivar proposed_s: when it was sent.
     :ivar waiting: members whose vote is needed and not there.
     :ivar master: where DECIDE goes; set by whoever sends the inputs.
     :ivar done: nothing more will happen.
@@ -68,7 +68,7 @@ class CoordinatorCore:
     tickets: dict[int, int]
     timeout_s: float
     deadline_s: float
-    vote_deadline_s: float
+    proposed_s: float
     master: int = 0
     waiting: set[int] = attrs.field(factory=set)
     refusals: dict[int, tuple[int, str]] = attrs.field(factory=dict)

@@ -14,7 +14,16 @@ from txvbcast.core import epochs, inputs, signals
 from txvbcast.core.catchup import Server
 from txvbcast.core.changes import Changes, patience_s
 from txvbcast.core.commons import TICK, TURN, Commons, Link
-from txvbcast.core.effects import Apply, DropDatagrams, Effect, MoveAnswered, SendDatagram, SetTimer, StopAllowed
+from txvbcast.core.effects import (
+    Apply,
+    DropDatagrams,
+    Effect,
+    MoveAnswered,
+    ResetLinks,
+    SendDatagram,
+    SetTimer,
+    StopAllowed,
+)
 from txvbcast.core.following import Following
 from txvbcast.core.inputs import Input, StoredState
 from txvbcast.core.journal import Journal
@@ -27,7 +36,7 @@ from txvbcast.core.roster import Departure, Roster
 from txvbcast.core.standing import OwnLife, Peer
 from txvbcast.core.submissions import Submissions
 from txvbcast.core.succession import Succession
-from txvbcast.core.table import digest, initial
+from txvbcast.core.table import digest, initial, leave_step
 from txvbcast.errors import LocalProtocolError
 from txvbcast.wire import messages
 from txvbcast.wire.messages import (
@@ -261,15 +270,12 @@ class Replica:
     def _on_turn(self) -> None:
         """What has gathered in the turn of the event loop that is over goes out."""
         if self.own.state == "normal":
-            self.submissions.dispatch(self._normal_peers())
+            self.submissions.dispatch()
         self.reads.ask()
         if self.office is not None:
             self.office.tell_watermarks()
         else:
             self.following.say_stored()
-
-    def _normal_peers(self) -> frozenset[int]:
-        return frozenset(node_id for node_id, peer in self.peers.items() if peer.core.standing is Standing.NORMAL)
 
     def _on_tick(self) -> None:
         self.commons.out.append(SetTimer(TICK, self.liveness.tick_s))
@@ -295,6 +301,8 @@ class Replica:
     def _on_woke(self, late_s: float) -> None:
         """This node was stopped: what it knows may be old, so it asks before it acts."""
         self.commons.out.append(DropDatagrams())
+        if late_s > self.commons.config.heartbeat.timeout_s:
+            self.commons.out.append(ResetLinks("this node was stopped for a while"))
         self.mastership.core.quiet_since_s = self.commons.now_s
         self.succession.on_master_heard()  # nobody's silence meanwhile counts
         self.commons.notify("own_standing", self.commons.me, f"this node was stopped for about {late_s:.1f} s", {})
@@ -589,6 +597,10 @@ class Replica:
             self._go_on_leaving()
         elif signal.state == "inactive":
             self._announce()
+            if self.office is not None:
+                # Nobody can take the office over: the cluster stands still while this node is away.
+                step = leave_step(self.journal.table, self.commons.me, self.commons.config.quorum.planned_floor)
+                self.changes.answer(self.own.core.announced_id, step.unsafe or "no normal voter can be master instead")
         elif signal.state == "returning":
             self._resume()
         elif signal.state == "normal":
@@ -667,8 +679,10 @@ class Replica:
             facts.update(change_kind=core.kind, expected_ms=core.expected_ms, source=core.source)
         if self._started:
             self.commons.notify(f"node_{signal.standing.value}", signal.node_id, reason, facts)
-        if signal.standing is not Standing.NORMAL:
-            self.submissions.on_peer_absent(signal.node_id)
+        if signal.standing is Standing.NORMAL:
+            self.submissions.on_peer_present(signal.node_id)
+        else:
+            self.submissions.on_peer_absent(signal.node_id, signal.standing is Standing.INACTIVE)
 
     def _on_resumed(self, peer: int, message: Resumed) -> None:
         if self.office is None:
@@ -729,6 +743,7 @@ class Replica:
         if self.following.adopted:
             self.following.heard(message.ordered, message.committed, message.everywhere)
             self.following.drain()
+            self._compare_tables(message)
         durable = self.journal.stored >= 0
         standing = {"normal": Standing.NORMAL, "leaving": Standing.NORMAL, "inactive": Standing.INACTIVE}
         reply = HeartbeatReply(
@@ -743,6 +758,12 @@ class Replica:
         )
         self.commons.out.append(SendDatagram(peer, reply))
         self._on_told_by_heartbeat(message)
+
+    def _compare_tables(self, message: Heartbeat) -> None:
+        """Nodes that have committed the same log have the same table; anything else is a defect, and no small one."""
+        journal = self.journal
+        if journal.committed == message.committed and digest(journal.committed_table) != message.table_digest:
+            raise LocalProtocolError(f"the membership table at seq {journal.committed} is not the master's")
 
     def _on_heartbeat_reply(self, peer: int, message: HeartbeatReply) -> None:
         office = self.office
@@ -786,9 +807,6 @@ class Replica:
     def _on_move_requested(self, event: inputs.MasterMoveRequested) -> None:
         if self.master == event.to:
             self.commons.out.append(MoveAnswered(event.ticket))
-            return
-        if not self.master:
-            self.commons.out.append(MoveAnswered(event.ticket, "this node knows of no master"))
             return
         until_s = self.commons.now_s + QUORUM_LOST_AFTER_TIMEOUTS * self.commons.config.heartbeat.timeout_s
         self._moves[event.ticket] = (event.to, until_s)

@@ -33,6 +33,7 @@ class Submissions:
     Transactions share a flight if they have the same mode and the same timeout, so that
     everything after this desk is per flight.
 
+    :ivar absent_s: members that are not normal: since when they are away by announcement, None without one.
     :ivar refusing: why submissions are refused at the door, empty when they are not.
     :ivar master: who orders now, 0 when flights have to wait.
     """
@@ -41,6 +42,7 @@ class Submissions:
     journal: Journal
     refusing: str = ""
     master: int = 0
+    absent_s: dict[int, float | None] = attrs.field(factory=dict)
     making: dict[tuple[Mode, float], deque[Waiting]] = attrs.field(factory=dict)
     under_way: dict[int, CoordinatedFlight] = attrs.field(factory=dict)
     next_number: int = 1
@@ -66,18 +68,15 @@ class Submissions:
         self.making.setdefault(key, deque()).append(Waiting(submitted.ticket, submitted.item, deadline_s))
         self.commons.need_turn()
 
-    def dispatch(self, normal: frozenset[int]) -> None:
-        """Send what has gathered, as far as flights may be under way.
-
-        :param normal: the members that are waited for.
-        """
+    def dispatch(self) -> None:
+        """Send what has gathered, as far as flights may be under way."""
         while self.master and self.making and len(self.under_way) < self.commons.config.limits.flights:
             key = next(iter(self.making))
             queue = self.making.pop(key)
             batch = self._take(queue)
             if queue:
                 self.making[key] = queue  # to the end: the other modes have their turn
-            self._propose(key, batch, normal)
+            self._propose(key, batch)
 
     def _take(self, queue: deque[Waiting]) -> list[Waiting]:
         batch = [queue.popleft()]
@@ -87,7 +86,7 @@ class Submissions:
             batch.append(queue.popleft())
         return batch
 
-    def _propose(self, key: tuple[Mode, float], batch: list[Waiting], normal: frozenset[int]) -> None:
+    def _propose(self, key: tuple[Mode, float], batch: list[Waiting]) -> None:
         mode, timeout_s = key
         number = self.next_number
         self.next_number += 1
@@ -104,11 +103,11 @@ class Submissions:
             tickets={place: waiting.ticket for place, waiting in enumerate(batch)},
             timeout_s=timeout_s,
             deadline_s=min(waiting.deadline_s for waiting in batch),
-            vote_deadline_s=self.commons.now_s + self.commons.config.response_timeout.normal_s,
+            proposed_s=self.commons.now_s,
             master=self.master,
         )
         self.under_way[number] = CoordinatedFlight.make(core)
-        self.under_way[number].machine.proposed(normal)
+        self.under_way[number].machine.proposed(self._waited())
         self._sweep()
 
     # --- what happens to flights under way -----------------------------------------
@@ -125,11 +124,33 @@ class Submissions:
             flight.machine.voted(peer, vote.refused)
             self._sweep()
 
-    def on_peer_absent(self, peer: int) -> None:
-        """Stop to wait for a member, in all flights under way."""
-        for flight in tuple(self.under_way.values()):
-            flight.machine.excused(peer)
+    def _waited(self) -> frozenset[int]:
+        """Whose votes a new flight needs: the failed ones' never, the inactive ones' only if patience is configured."""
+        patient = self.commons.config.response_timeout.inactive_s > 0
+        members = (member.id for member in self.commons.config.members)
+        return frozenset(
+            member
+            for member in members
+            if member not in self.absent_s or (patient and self.absent_s[member] is not None)
+        )
+
+    def on_peer_present(self, peer: int) -> None:
+        """A member is normal: its votes are needed again."""
+        self.absent_s.pop(peer, None)
+
+    def on_peer_absent(self, peer: int, announced: bool) -> None:
+        """Stop to wait for a member, in-flight flights included: at once, or after ``response_timeout.inactive``."""
+        self.absent_s[peer] = self.commons.now_s if announced else None
+        self._excuse_absent()
         self._sweep()
+
+    def _excuse_absent(self) -> None:
+        for flight in tuple(self.under_way.values()):
+            for peer in sorted(flight.core.waiting & self.absent_s.keys()):
+                since_s = self.absent_s[peer]
+                patience_s = self.commons.config.response_timeout.inactive_s
+                if since_s is None or self.commons.now_s >= max(since_s, flight.core.proposed_s) + patience_s:
+                    flight.machine.excused(peer)
 
     def on_master(self, master: int) -> None:
         """Somebody orders now (0: nobody does); flights that are not in the log are sent again."""
@@ -189,9 +210,11 @@ class Submissions:
     def on_tick(self) -> None:
         """Look at every deadline."""
         now_s = self.commons.now_s
+        self._excuse_absent()
+        patience_s = self.commons.config.response_timeout.normal_s
         for flight in tuple(self.under_way.values()):
             core = flight.core
-            if core.phase == "voting" and not core.reported and now_s >= core.vote_deadline_s:
+            if core.phase == "voting" and not core.reported and now_s >= core.proposed_s + patience_s:
                 core.reported = True
                 for peer in sorted(core.waiting):
                     self.commons.send(self.master or self.commons.me, Suspect(peer, core.flight.id))

@@ -169,6 +169,11 @@ class Links:
         if self._flush_call is None and not self.stopping:
             self._flush_call = self.reactor.callLater(0, self._flush)
 
+    def reset(self, reason: str) -> None:
+        """Abort every link; the dialling sides open them anew."""
+        for link in list(self._up.values()):
+            link.abort(reason)
+
     def _frame_of(self, message: Message) -> bytes:
         """Its frame; a message that goes to several peers in a row is encoded once."""
         if self._encoded is None or self._encoded[0] is not message:

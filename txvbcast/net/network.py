@@ -128,6 +128,10 @@ class Network:
         """Throw away the datagrams that wait in the sockets now."""
         self._datagrams.drop()
 
+    def reset_links(self, reason: str) -> None:
+        """Abort every link; those that this node dials, and its peers dial, are opened anew at once."""
+        self._links.reset(reason)
+
     def links(self) -> dict[int, bool]:
         """Every other member's id, and whether there is a link to it."""
         return self._links.links()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import attrs
 
@@ -40,7 +41,7 @@ class Agreement:
                 raise Violation(f"flight {entry.flight.id} takes effect at {at} and at {entry.seq}")
 
 
-def check_outcomes(outcomes: list[tuple[bytes, object]], performed: list[tuple[int, bytes]]) -> None:
+def check_outcomes(outcomes: Sequence[tuple[bytes, object]], performed: Sequence[tuple[int, bytes]]) -> None:
     """Invariants 3 and 4: what clients heard is what happened.
 
     :param outcomes: payload (unique) and answer of each submission.

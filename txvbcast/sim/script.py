@@ -142,8 +142,10 @@ class Player:
         """``read 2``: a linearizable read on node 2."""
         heard: list[str] = []
         read = self.world.nodes[int(node)].driver.read_barrier()
-        read.addCallback(lambda seq: heard.append("served"))
-        read.addErrback(lambda failure: heard.append(f"{failure.trap(NoQuorum).__name__}: {failure.value.reason}"))
+        read.addCallbacks(
+            lambda seq: heard.append("served"),
+            lambda failure: heard.append(f"{failure.trap(NoQuorum).__name__}: {failure.value.reason}"),
+        )
         self.world.run_until(lambda: bool(heard), PATIENCE_S, "the read")
         self.say(heard[0])
 
@@ -190,7 +192,8 @@ class Player:
     def do_estimate(self, node: str, expected: str) -> None:
         """``estimate 1 9s``: the change on node 1 will take that long from now."""
         driver = self.world.nodes[int(node)].driver
-        driver.update_change(max(int(str(record["change_id"])) for record in driver.changes()), parse_duration(expected))
+        latest = max(int(str(record["change_id"])) for record in driver.changes())
+        driver.update_change(latest, parse_duration(expected))
 
     def do_may(self, node: str) -> None:
         """``may 2``: may node 2 be absent now?"""
@@ -228,7 +231,9 @@ class Player:
         """``move 3 2``: an operator asks node 3 to make node 2 master."""
         heard: list[str] = []
         moving = self.world.nodes[int(asked)].driver.move_master(int(to))
-        moving.addCallback(lambda _: heard.append("moved"))
-        moving.addErrback(lambda failure: heard.append(f"{failure.trap(Unsafe).__name__}: {failure.value}"))
+        moving.addCallbacks(
+            lambda _: heard.append("moved"),
+            lambda failure: heard.append(f"{failure.trap(Unsafe).__name__}: {failure.value}"),
+        )
         self.world.run_until(lambda: bool(heard), PATIENCE_S, "the move")
         self.say(heard[0])

@@ -9,7 +9,7 @@ import attrs
 from twisted.internet.defer import Deferred
 
 from txvbcast.driver import Change
-from txvbcast.errors import Unsafe
+from txvbcast.errors import NoQuorum, Unsafe
 from txvbcast.sim.checks import Violation
 from txvbcast.sim.network import Conditions
 from txvbcast.sim.world import World
@@ -74,7 +74,6 @@ class Swarm:
         self._refusals = Random(f"refusals {seed}")
         self.world.refuse = lambda node_id, tx: "by chance" if self._refusals.random() < self.options.refusal else ""
         self._number = 0
-        self._changes: dict[int, set[int]] = {}
         self._until_s = 0.0
 
     def run(self) -> World:
@@ -122,9 +121,8 @@ class Swarm:
         return node.running and not node.frozen
 
     def _announce(self, node_id: int, expected_s: float, holdable: bool) -> Deferred[Change]:
-        deferred = self.world.nodes[node_id].driver.begin_change("migrate_out", expected_s, holdable=holdable, wait_s=1.0)
-        self._changes.setdefault(node_id, set())
-        return deferred
+        driver = self.world.nodes[node_id].driver
+        return driver.begin_change("migrate_out", expected_s, holdable=holdable, wait_s=1.0)
 
     def _freeze_for(self, node_id: int, seconds: float, then: Callable[[], None] | None = None) -> None:
         node = self.world.nodes[node_id]
@@ -141,10 +139,11 @@ class Swarm:
         self.world.clock.callLater(seconds, thaw)
 
     def _end(self, node_id: int, change: Change) -> None:
-        if self._able(node_id):
-            running = {record["change_id"] for record in self.world.nodes[node_id].driver.changes() if not record["outcome"]}
-            if change.change_id in running:
-                self.world.nodes[node_id].driver.end_change(change.change_id)
+        if not self._able(node_id):
+            return
+        driver = self.world.nodes[node_id].driver
+        if any(record["change_id"] == change.change_id and not record["outcome"] for record in driver.changes()):
+            driver.end_change(change.change_id)
 
     def announced(self, node_id: int) -> None:
         """Announce, wait for the answer, be away about as long as announced."""
@@ -214,7 +213,7 @@ class Swarm:
         asked = self.random.choice(list(self.world.nodes))
         if self._able(asked):
             moving = self.world.nodes[asked].driver.move_master(node_id)
-            moving.addErrback(lambda failure: failure.trap(Unsafe))
+            moving.addErrback(lambda failure: failure.trap(Unsafe, NoQuorum))
 
     def all_crashed(self, node_id: int) -> None:
         """The power fails everywhere."""

@@ -164,6 +164,12 @@ class SimNode:
     def drop_datagrams(self) -> None:
         """What came in during a pause is not told apart here: it is all handled."""
 
+    def reset_links(self, reason: str) -> None:
+        """Close every link; the network opens them anew."""
+        for other in self.world.nodes:
+            if other != self.node_id:
+                self.world.network.break_link(self.node_id, other, reason)
+
     # --- as a host of the network -----------------------------------------------------
 
     def deliver(self, action: Callable[[], None]) -> None:
