@@ -26,13 +26,17 @@ FIXED_S: Mapping[str, float] = {
     "custom": 10.0,
 }
 
+#: A fact that is larger (or negative) is not believed; an exabyte, and as much per second.
+_FACT_MAX = 10**18
+
 
 def expected_s(kind: str, facts: Mapping[str, object], configured_s: Mapping[str, float], max_s: float) -> float:
     """The expected duration of a change of ``kind``, in seconds, at most ``max_s``.
 
     A transfer's time is what remains over the bandwidth, and never less than the downtime
     that the hypervisor allows itself.  Facts used: ``remaining_bytes``,
-    ``bandwidth_bytes_per_s``, ``downtime_s``; without them the fixed time of the kind.
+    ``bandwidth_bytes_per_s``, ``downtime_s``; without them, or if they make no sense, the
+    fixed time of the kind.
     """
     fixed_s = configured_s.get(kind, FIXED_S[kind])
     remaining = _number(facts.get("remaining_bytes"))
@@ -43,6 +47,6 @@ def expected_s(kind: str, facts: Mapping[str, object], configured_s: Mapping[str
 
 
 def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= _FACT_MAX:
+        return None  # what an adapter or operator says may be nonsense, and NaN is in no range
     return float(value)
