@@ -1,0 +1,119 @@
+"""A follower's log, by hand: what it takes from whom."""
+
+from __future__ import annotations
+
+from twisted.trial import unittest
+
+from txvbcast.config import Address, MemberConfig, ProtocolConfig
+from txvbcast.core import epochs
+from txvbcast.core.effects import Effect, Persist, Send
+from txvbcast.core.inputs import Persisted, Received, Restored, StoredState
+from txvbcast.core.replica import Replica
+from txvbcast.wire.messages import (
+    Claim,
+    ClaimWhy,
+    Entries,
+    Entry,
+    Fetch,
+    Flight,
+    FlightId,
+    Grant,
+    Message,
+    Mode,
+    Order,
+    Propose,
+    Refuse,
+    Run,
+    Start,
+    Stored,
+)
+
+FIRST = epochs.pair(1, 1)
+SECOND = epochs.pair(2, 3)
+
+
+class FollowerTests(unittest.SynchronousTestCase):
+    """Node 2 of three."""
+
+    def setUp(self) -> None:
+        members = tuple(MemberConfig(k, f"n{k}", Address("127.0.0.1", 8400 + k)) for k in (1, 2, 3))
+        self.replica = Replica(ProtocolConfig(2, members), StoredState(1, "disk-2", 0, 0, 0, 0))
+        self.replica.step(0.0, Restored((), last=True))
+        self.now_s = 0.0
+
+    def receive(self, peer: int, message: Message) -> list[Effect]:
+        """Let a message come in; everything is on disk at once, and the turn is over."""
+        effects = self.replica.step(self.now_s, Received(peer, message))
+        for effect in tuple(effects):
+            if isinstance(effect, Persist):
+                effects += self.replica.step(self.now_s, Persisted(effect.token))
+        return effects
+
+    def sent(self, effects: list[Effect], kind: type[Message]) -> list[Message]:
+        """What of one kind was sent."""
+        return [effect.message for effect in effects if isinstance(effect, Send) and type(effect.message) is kind]
+
+    def flight(self, number: int, origin: int = 1) -> Flight:
+        """A flight of one item."""
+        return Flight(FlightId(origin, 1, number), Mode.BROADCAST, 0, 1, (b"x",))
+
+    def order(self, seq: int, number: int, epoch: int = FIRST, origin: int = 1) -> Order:
+        """Its place."""
+        return Order(epoch, seq, 0, 0, flight=FlightId(origin, 1, number))
+
+    def test_grows_in_order(self) -> None:
+        """Orders that come before their payload, or before their predecessors, wait."""
+        self.receive(1, Start(FIRST, 0, (), 0))
+        journal = self.replica.journal
+        self.receive(1, self.order(2, 2))
+        self.receive(1, Propose(self.flight(2)))
+        self.assertEqual(journal.tail, 0)
+        self.receive(1, self.order(1, 1))
+        self.assertEqual(journal.tail, 0)
+        self.receive(1, Propose(self.flight(1)))
+        self.assertEqual(journal.tail, 2)
+
+    def test_nothing_below_the_promise(self) -> None:
+        """After a grant to another candidate nothing of the old epoch is appended, not even what waited."""
+        self.receive(1, Start(FIRST, 0, (), 0))
+        self.receive(1, self.order(1, 1))  # its payload is not here yet
+        grants = self.sent(self.receive(3, Claim(SECOND, ClaimWhy.INACTIVE, FIRST)), Grant)
+        self.assertEqual([(grant.epoch, grant.stored) for grant in grants if isinstance(grant, Grant)], [(SECOND, 0)])
+        self.receive(1, Propose(self.flight(1)))
+        self.assertEqual(self.replica.journal.tail, 0)
+        refused = self.sent(self.receive(1, self.order(2, 2)), Refuse)
+        self.assertEqual([message.promised for message in refused if isinstance(message, Refuse)], [SECOND])
+
+    def test_adoption_drops_what_differs(self) -> None:
+        """A START with another log replaces the tail, after what is missing has been fetched."""
+        self.receive(1, Start(FIRST, 0, (), 0))
+        for number in (1, 2):
+            self.receive(1, Propose(self.flight(number)))
+            self.receive(1, self.order(number, number))
+        runs = (Run(1, FIRST), Run(2, SECOND - 1))
+        start = Start(epochs.pair(3, 3), 0, runs, 3)
+        fetches = self.sent(self.receive(3, start), Fetch)
+        self.assertEqual(fetches, [Fetch(start.epoch, start.epoch, 2, 3)])
+        self.assertEqual((self.replica.journal.tail, self.replica.journal.log_epoch), (2, FIRST))
+        entries = tuple(Entry(seq, SECOND - 1, flight=self.flight(seq + 7, origin=3)) for seq in (2, 3))
+        self.receive(3, Entries(start.epoch, start.epoch, entries))
+        journal = self.replica.journal
+        self.assertEqual((journal.tail, journal.log_epoch, journal.stored), (3, start.epoch, 3))
+        self.assertEqual([journal.epoch_at(seq) for seq in (1, 2, 3)], [FIRST, SECOND - 1, SECOND - 1])
+
+    def test_stored_only_after_the_disk(self) -> None:
+        """Neither the adoption nor an entry is acknowledged before it is durable."""
+        effects = self.replica.step(0.0, Received(1, Start(FIRST, 0, (), 0)))
+        token = next(effect.token for effect in effects if isinstance(effect, Persist))
+        self.assertEqual(self.replica.journal.stored, -1)
+        self.replica.following.say_stored()
+        self.assertEqual(self.sent(self.replica.commons.out, Stored), [])
+        self.replica.step(0.0, Persisted(token))
+        self.replica.following.say_stored()
+        self.assertEqual(len(self.sent(self.replica.commons.out, Stored)), 1)
+
+    def test_older_master_is_told(self) -> None:
+        """A deposed master learns of the higher promise."""
+        self.receive(3, Start(SECOND, 0, (), 0))
+        refused = self.sent(self.receive(1, Start(FIRST, 0, (), 0)), Refuse)
+        self.assertEqual([message.promised for message in refused if isinstance(message, Refuse)], [SECOND])

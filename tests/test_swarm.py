@@ -1,0 +1,156 @@
+"""Random runs in simulation, and that the checks of them can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.trial import unittest
+
+from txvbcast.core.effects import ReplyAborted
+from txvbcast.core.following import Following
+from txvbcast.core.journal import Journal
+from txvbcast.core.ordering import Office
+from txvbcast.core.signals import Advanced
+from txvbcast.core.submissions import Submissions
+from txvbcast.errors import Aborted, Committed
+from txvbcast.sim.checks import Agreement, Violation, check_outcomes
+from txvbcast.sim.swarm import FAULTS, Options, Swarm
+from txvbcast.wire.messages import Entry, Flight, FlightId, Mode, Standing, StandingEntry, Stored
+
+#: Seeds that every run of the tests goes through.
+SEEDS = range(40)
+#: How many seeds a planted defect may survive.
+SEEDS_TO_FIND = 60
+
+
+class SwarmTests(unittest.SynchronousTestCase):
+    """Whatever the faults: what clients heard is what happened, and afterwards all goes on."""
+
+    timeout = 600
+
+    def test_seeds(self) -> None:
+        """Many seeds; a failing one is named with its options."""
+        for seed in SEEDS:
+            swarm = Swarm(seed)
+            try:
+                swarm.run()
+            except Violation as violation:
+                raise AssertionError(f"seed {seed}: {violation}; {swarm.options}") from violation
+
+    def test_every_fault_is_drawn(self) -> None:
+        """The seeds above have among them every kind of fault and every number of nodes."""
+        options = [Options.draw(seed) for seed in SEEDS]
+        self.assertEqual({kind for option in options for kind in option.faults}, set(FAULTS))
+        self.assertEqual({option.nodes for option in options}, {2, 3, 4, 5})
+
+    def test_same_seed_same_run(self) -> None:
+        """A seed names a run: the same events at the same times."""
+        first, second = Swarm(5).run(), Swarm(5).run()
+        self.assertEqual(
+            [(at_s, node_id, event["kind"], event["node_id"]) for at_s, node_id, event in first.events],
+            [(at_s, node_id, event["kind"], event["node_id"]) for at_s, node_id, event in second.events],
+        )
+        self.assertEqual(first.logs(), second.logs())
+
+
+class PlantedDefectTests(unittest.SynchronousTestCase):
+    """Wrong versions of the protocol do not get through."""
+
+    timeout = 600
+
+    def assert_found(self) -> None:
+        """Some seed trips a check, or the core stops by itself."""
+        for seed in range(SEEDS_TO_FIND):
+            try:
+                Swarm(seed).run()
+            except Exception:  # whatever stops the run has found it
+                self.flushLoggedErrors()
+                return
+        self.fail(f"survived {SEEDS_TO_FIND} seeds")
+
+    def test_acknowledged_before_the_disk(self) -> None:
+        """STORED says what is in memory."""
+
+        def say_stored(following: Following) -> None:
+            if following.adopted and following.master != following.commons.me:
+                stored = Stored(following.epoch, following.journal.tail, following.commons.stored.disk_id)
+                following.commons.send(following.master, stored)
+
+        append = Journal.append
+
+        def append_and_tell(journal: Journal, entries: Sequence[Entry]) -> None:
+            append(journal, entries)
+            journal._commons.need_turn()
+
+        self.patch(Following, "say_stored", say_stored)
+        self.patch(Journal, "append", append_and_tell)
+        self.assert_found()
+
+    def test_one_is_enough(self) -> None:
+        """What one member has stored is committed."""
+
+        def count(office: Office) -> None:
+            if office.journal.commit(max(office.stored.values(), default=0)):
+                office.commons.need_turn()
+                office.commons.signal(Advanced())
+
+        self.patch(Office, "count", count)
+        self.assert_found()
+
+    def test_dead_flights_take_effect(self) -> None:
+        """What a coordinator proposed before it was away is performed all the same, and proposed anew too."""
+        self.patch(Journal, "dead", lambda journal, flight, table: False)
+        self.assert_found()
+
+    def test_aborted_after_decide(self) -> None:
+        """A coordinator says Aborted although its flight may be in the log."""
+        on_tick = Submissions.on_tick
+
+        def hasty(submissions: Submissions) -> None:
+            for flight in submissions.under_way.values():
+                core = flight.core
+                if core.phase == "decided" and submissions.commons.now_s > core.proposed_s + 0.3 and core.tickets:
+                    submissions.commons.out.append(ReplyAborted(tuple(core.tickets.values()), "hasty"))
+                    core.tickets = {}
+            on_tick(submissions)
+
+        self.patch(Submissions, "on_tick", hasty)
+        self.assert_found()
+
+
+class CheckTests(unittest.SynchronousTestCase):
+    """The checks themselves."""
+
+    def flight(self, seq: int, number: int = 1) -> Entry:
+        """An entry with a flight."""
+        return Entry(seq, 65537, flight=Flight(FlightId(1, 1, number), Mode.BROADCAST, 0, 1, (b"x",)))
+
+    def test_order(self) -> None:
+        """A gap or a repeat is a violation."""
+        agreement = Agreement()
+        agreement.on_apply(1, 1, self.flight(1), False)
+        self.assertRaises(Violation, agreement.on_apply, 1, 1, self.flight(1), False)
+        self.assertRaises(Violation, agreement.on_apply, 1, 1, self.flight(3), False)
+        agreement.on_apply(1, 2, self.flight(1), False)  # the next life begins anew
+
+    def test_agreement(self) -> None:
+        """Another entry, or another judgement on it, is a violation."""
+        agreement = Agreement()
+        agreement.on_apply(1, 1, self.flight(1), False)
+        other = Entry(1, 65537, standing=StandingEntry(1, Standing.NORMAL, True, 1, 0))
+        self.assertRaises(Violation, agreement.on_apply, 2, 1, other, False)
+        self.assertRaises(Violation, agreement.on_apply, 3, 1, self.flight(1), True)
+
+    def test_flight_once(self) -> None:
+        """A flight that takes effect at two places is a violation."""
+        agreement = Agreement()
+        agreement.on_apply(1, 1, self.flight(1), False)
+        self.assertRaises(Violation, agreement.on_apply, 1, 1, self.flight(2), False)
+
+    def test_outcomes(self) -> None:
+        """What a client heard must be what happened."""
+        check_outcomes([(b"a", Committed(1, 0, b""))], [(1, b"a")])
+        self.assertRaises(Violation, check_outcomes, [(b"a", Committed(1, 0, b""))], [])
+        self.assertRaises(Violation, check_outcomes, [(b"a", Committed(1, 0, b""))], [(2, b"a")])
+        self.assertRaises(Violation, check_outcomes, [(b"a", Aborted("no"))], [(1, b"a")])
+        self.assertRaises(Violation, check_outcomes, [], [(1, b"a"), (2, b"a")])
