@@ -16,7 +16,8 @@ import attrs
 
 from txvbcast.cli.api import Api
 from txvbcast.cli.failures import Failed
-from txvbcast.cli.init import write_cluster
+from txvbcast.cli.init import DEFAULT_HOST, write_cluster
+from txvbcast.config import Address
 from txvbcast.store.sqlite import dump
 from txvbcast.wire.messages import Entry
 
@@ -28,24 +29,27 @@ LOOK_S = 0.02
 _BASE_PORTS = range(20_000, 30_000, 100)
 
 
-def free_base_port(nodes: int) -> int:
-    """A base port of which no port that ``nodes`` nodes would use is taken now.
+def free_base_port(nodes: int, host: str = DEFAULT_HOST) -> int:
+    """A base port of which no port that ``nodes`` nodes would use is taken now at ``host``.
 
     :raises OSError: there is none.
     """
     start = os.getpid() * 7 % len(_BASE_PORTS)
     for step in range(len(_BASE_PORTS)):
         base = _BASE_PORTS[(start + step) % len(_BASE_PORTS)]
-        if all(_is_free(base + 10 * k + offset) for k in range(1, nodes + 1) for offset in range(3)):
+        if all(_is_free(host, base + 10 * k + offset) for k in range(1, nodes + 1) for offset in range(3)):
             return base
-    raise OSError("no free ports were found on 127.0.0.1")
+    raise OSError(f"no free ports were found on {host}")
 
 
-def _is_free(port: int) -> bool:
-    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-        with socket.socket(socket.AF_INET, kind) as probe:
+def _is_free(host: str, port: int) -> bool:
+    """Whether both kinds of port can be bound, at every address of ``host``."""
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port):
+        if kind not in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            continue
+        with socket.socket(family, kind, protocol) as probe:
             try:
-                probe.bind(("127.0.0.1", port))
+                probe.bind(address)
             except OSError:
                 return False
     return True
@@ -53,13 +57,17 @@ def _is_free(port: int) -> bool:
 
 @attrs.define(eq=False)
 class LocalNode:
-    """One node: its files and, while it runs, its process."""
+    """One node: its files and, while it runs, its process.
+
+    :ivar detached: the process gets a session of its own: neither Ctrl-C nor the end of the terminal reaches it.
+    """
 
     node_id: int
     config: Path
     data_dir: Path
     log: Path
     api: Api
+    detached: bool = False
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -76,7 +84,9 @@ class LocalNode:
         """Start the process; :meth:`LocalCluster.wait_ready` waits until it serves."""
         command = [sys.executable, "-m", "twisted", "--log-format=text", "vbcast", "--config", str(self.config)]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=self.detached
+            )
 
     def signal(self, number: int) -> None:
         """Send a signal to the process."""
@@ -125,19 +135,27 @@ class LocalCluster:
     """Real nodes in ``directory``, on loopback.
 
     :param base_port: None looks for free ports.
+    :param host: how the nodes name this machine: an address or name of the loopback.
     """
 
-    def __init__(self, directory: Path, nodes: int = 3, base_port: int | None = None, name: str = "demo") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        nodes: int = 3,
+        base_port: int | None = None,
+        name: str = "demo",
+        host: str = DEFAULT_HOST,
+    ) -> None:
         self.directory = directory
-        base = free_base_port(nodes) if base_port is None else base_port
-        paths = write_cluster(directory, nodes, ["127.0.0.1"], base, name, insecure=True)
+        base = free_base_port(nodes, host) if base_port is None else base_port
+        paths = write_cluster(directory, nodes, [host], base, name, insecure=True)
         self.nodes = {
             k: LocalNode(
                 k,
                 path,
                 directory / f"node{k}",
                 directory / f"node{k}.log",
-                Api(f"http://127.0.0.1:{base + 10 * k + 2}"),
+                Api(f"http://{Address(host, base + 10 * k + 2)}"),
             )
             for k, path in enumerate(paths, start=1)
         }
