@@ -11,6 +11,7 @@ from typing import Any
 
 from txvbcast.config import ProtocolConfig
 from txvbcast.core import epochs, inputs, signals
+from txvbcast.core.absence import Absence
 from txvbcast.core.catchup import Server
 from txvbcast.core.changes import Changes, patience_s
 from txvbcast.core.commons import TICK, TURN, Commons, Link
@@ -18,11 +19,9 @@ from txvbcast.core.effects import (
     Apply,
     DropDatagrams,
     Effect,
-    MoveAnswered,
     ResetLinks,
     SendDatagram,
     SetTimer,
-    StopAllowed,
 )
 from txvbcast.core.following import Following
 from txvbcast.core.inputs import Input, StoredState
@@ -32,17 +31,17 @@ from txvbcast.core.mastership import Mastership
 from txvbcast.core.ordering import Office
 from txvbcast.core.proposals import Proposals
 from txvbcast.core.reads import QuorumChecks, Reads
-from txvbcast.core.roster import Departure, Roster
+from txvbcast.core.roster import Roster
 from txvbcast.core.standing import OwnLife, Peer
 from txvbcast.core.submissions import Submissions
 from txvbcast.core.succession import Succession
-from txvbcast.core.table import digest, initial, leave_step
+from txvbcast.core.table import digest, initial
+from txvbcast.core.wishes import Wishes
 from txvbcast.errors import LocalProtocolError
 from txvbcast.wire import messages
 from txvbcast.wire.messages import (
     Entry,
     FlightId,
-    HandoverWhy,
     Heartbeat,
     HeartbeatReply,
     Inactive,
@@ -56,8 +55,6 @@ from txvbcast.wire.messages import (
 
 #: A node without a master for this many heartbeat timeouts refuses transactions at the door.
 QUORUM_LOST_AFTER_TIMEOUTS = 3
-#: A leaving node waits at most this many heartbeat timeouts for its own flights, and again for its successor.
-LEAVE_AFTER_TIMEOUTS = 1
 
 
 class Replica:
@@ -83,21 +80,32 @@ class Replica:
         self.succession = Succession(
             commons, journal, self.liveness, self.peers, self.own, self.following, self.mastership, self.roster
         )
+        self.absence = Absence(
+            commons,
+            journal,
+            self.peers,
+            self.own,
+            self.changes,
+            self.submissions,
+            self.proposals,
+            self.following,
+            self.roster,
+            self.succession,
+            self._reconcile,
+        )
+        self.wishes = Wishes(commons, self.submissions, self.succession)
         self.server = Server(commons, journal)
         self.checks = QuorumChecks(commons, journal)
         self.reads = Reads(commons, journal)
         self.peers_applied: dict[int, int] = {}
         self.vms: dict[int, tuple[str, ...]] = {}
         self._started = False
-        self._stopping = False
         self._beat = 0
         self._incarnations: dict[int, int] = {}
         self._beats_heard: dict[int, int] = {}
         self._ticks = 0
-        self._leave_by_s = 0.0
         self._masterless_since_s: float | None = 0.0
         self._told_master = 0
-        self._moves: dict[int, tuple[int, float]] = {}
         self._on_input: dict[type, Callable[[Any], None]] = {
             inputs.Restored: self._on_restored,
             inputs.Received: self._on_received,
@@ -109,11 +117,11 @@ class Replica:
             inputs.Submitted: self.submissions.submit,
             inputs.Prepared: lambda event: self.proposals.on_prepared(event.flight, event.refused),
             inputs.ReadRequested: self.reads.on_request,
-            inputs.ChangeBegan: self._on_change_began,
-            inputs.ChangeUpdated: self._on_change_updated,
-            inputs.ChangeEnded: lambda event: self._end_change(event.change_id, event.outcome),
-            inputs.MasterMoveRequested: self._on_move_requested,
-            inputs.StopRequested: self._on_stop_requested,
+            inputs.ChangeBegan: self.absence.on_change_began,
+            inputs.ChangeUpdated: self.absence.on_change_updated,
+            inputs.ChangeEnded: lambda event: self.absence.end_change(event.change_id, event.outcome),
+            inputs.MasterMoveRequested: lambda event: self.wishes.on_move_requested(event, self.master),
+            inputs.StopRequested: lambda event: self.wishes.on_stop_requested(),
         }
         self._on_message: dict[type, Callable[[int, Any], None]] = {
             messages.Propose: self._on_propose,
@@ -136,11 +144,11 @@ class Replica:
             messages.Entries: self._on_entries,
             messages.FetchRefused: self._on_fetch_refused,
             messages.Handoff: self.succession.on_handoff,
-            messages.MoveMaster: self._on_move_master,
-            messages.MoveRefused: self._on_move_refused,
+            messages.MoveMaster: self.wishes.on_move_master,
+            messages.MoveRefused: self.wishes.on_move_refused,
             messages.Inactive: self._on_inactive,
-            messages.Confirmed: self._on_confirmed,
-            messages.Unsafe: self._on_confirmed,
+            messages.Confirmed: self.absence.on_answer,
+            messages.Unsafe: self.absence.on_answer,
             messages.Resumed: self._on_resumed,
             messages.Normal: self._on_normal,
             messages.Heartbeat: self._on_heartbeat,
@@ -157,7 +165,7 @@ class Replica:
             signals.OfficeLeft: self._on_office_left,
             signals.HandedOver: self._on_handed_over,
             signals.Advanced: lambda signal: self._apply(),
-            signals.OwnStandingChanged: self._on_own_standing,
+            signals.OwnStandingChanged: self.absence.on_own_standing,
             signals.PeerChanged: self._on_peer_changed,
         }
 
@@ -283,8 +291,7 @@ class Replica:
         if late_s:
             self._on_woke(late_s)
         self._ticks += 1
-        for change_id in self.changes.overdue():
-            self._end_change(change_id, "overdue")
+        self.absence.on_tick()
         self.succession.on_tick()
         self.roster.on_tick()
         self._reconcile()
@@ -292,9 +299,8 @@ class Replica:
         self.submissions.on_tick()
         self.reads.on_tick()
         self.following.on_tick(self.liveness.timeout_s)
-        self._go_on_leaving()
+        self.wishes.on_tick()
         self._check_quorum_lost()
-        self._expire_moves()
         if self._ticks % TICKS_PER_HEARTBEAT == 0:
             self._on_heartbeat_due()
 
@@ -331,17 +337,14 @@ class Replica:
             self._masterless_since_s = self.commons.now_s
             return
         self._masterless_since_s = None
-        if self.submissions.refusing and not self._stopping:
+        if self.submissions.refusing and not self.wishes.stopping:
             self.submissions.refusing = ""
             self.commons.notify("quorum_regained", 0, f"node {master} is master", {})
         if master != self._told_master:
             facts = {"master": master, "before": self._told_master or None, "epoch": self.journal.log_epoch}
             self._told_master = master
             self.commons.notify("master_changed", master, f"epoch {epochs.text(self.journal.log_epoch)}", facts)
-        for ticket, (to, _) in tuple(self._moves.items()):
-            if to == master:
-                del self._moves[ticket]
-                self.commons.out.append(MoveAnswered(ticket))
+        self.wishes.on_master(master)
 
     def _check_quorum_lost(self) -> None:
         since_s = self._masterless_since_s
@@ -379,13 +382,11 @@ class Replica:
         self.roster.reset()
         self.checks.reset()
         self.proposals.decisions.clear()
-        self._go_on_leaving()
+        self.absence.go_on_leaving()
 
     def _on_handed_over(self, signal: signals.HandedOver) -> None:
         if self.mastership.core.role == "handing_over":
             self.mastership.machine.handed()
-        if self._stopping:
-            self.commons.out.append(StopAllowed())
 
     # --- flights -----------------------------------------------------------------------
 
@@ -503,162 +504,11 @@ class Replica:
         self.proposals.on_standing(standing.node_id, entry.seq)
         if standing.node_id == self.commons.me:
             self.submissions.on_own_standing(entry.seq)
-            self._on_told(standing.standing, (standing.incarnation, standing.change_id))
+            self.absence.on_told(standing.standing, (standing.incarnation, standing.change_id))
         # A leaving master is not told to go by itself: the next master answers it.
         leaves = standing.standing is Standing.INACTIVE and standing.node_id != self.commons.me
         if leaves and self.office is not None:
             self.roster.answer(standing.node_id, (standing.incarnation, standing.change_id))
-
-    # --- absence: this node's own ----------------------------------------------------------
-
-    @property
-    def _own_key(self) -> tuple[int, int]:
-        return (self.commons.stored.incarnation, self.own.core.announced_id)
-
-    def _on_change_began(self, event: inputs.ChangeBegan) -> None:
-        self.changes.begin(event)
-        leaving = self.own.state in ("leaving", "inactive")
-        self._leave_by_s = self.commons.now_s + LEAVE_AFTER_TIMEOUTS * self.commons.config.heartbeat.timeout_s
-        self.own.machine.change_began()
-        if not self.changes.holdable or (leaving and self.own.core.announced):
-            self._announce()
-        self._go_on_leaving()
-
-    def _on_change_updated(self, event: inputs.ChangeUpdated) -> None:
-        if self.changes.update(event.change_id, event.expected_s) and self.own.core.announced:
-            self._announce()
-
-    def _end_change(self, change_id: int, outcome: str) -> None:
-        if not self.changes.end(change_id, outcome):
-            return
-        if self.changes:
-            if self.own.core.announced:
-                self._announce()
-            return
-        if self.roster.departing is not None:
-            self.roster.departing = None
-            if self.succession.plan is not None and self.succession.plan.why is HandoverWhy.ABSENCE:
-                self.succession.cancel_plan("the change is over")
-        self.own.machine.changes_over()
-
-    def _announce(self) -> None:
-        """The first message: to everybody, over the links and at once as datagrams."""
-        self._mark_announced()
-        message = self._announcement()
-        self.commons.send_datagrams(message)
-        self.commons.send_all(message)
-
-    def _mark_announced(self) -> None:
-        self.own.core.announced = True
-        self.own.core.announced_id = self.changes.last_id
-
-    def _announcement(self) -> Inactive:
-        return Inactive(
-            member=self.commons.me,
-            incarnation=self.commons.stored.incarnation,
-            change_id=self.own.core.announced_id,
-            revision=self.changes.revision,
-            kind=self.changes.kind,
-            expected_ms=self.changes.remaining_ms,
-            epoch=self.journal.log_epoch,
-            stored=max(0, self.journal.stored),
-        )
-
-    def _go_on_leaving(self) -> None:
-        """Leave as soon as own flights are decided and the office is in other hands."""
-        if self.own.state != "leaving":
-            return
-        late = self.commons.now_s >= self._leave_by_s
-        if self.changes.holdable and not self.submissions.idle and not late:
-            return
-        office = self.office
-        if office is not None and self._hand_over_to_leave(office):
-            return
-        self.own.machine.cleared()
-
-    def _hand_over_to_leave(self, office: Office) -> bool:
-        """Whether a leaving master still has something to wait for."""
-        successor = self.succession.successor()
-        give_up_s = self._leave_by_s + LEAVE_AFTER_TIMEOUTS * self.commons.config.heartbeat.timeout_s
-        if not successor or self.commons.now_s >= give_up_s:
-            return False
-        if self.succession.plan is not None:
-            return True
-        if self.roster.departing is None:
-            self._mark_announced()
-            self.roster.departing = Departure(self.changes.kind, self.changes.remaining_ms, "self")
-            self._reconcile()
-        if self.roster.has_departed:
-            self.succession.plan_handover(successor, HandoverWhy.ABSENCE)
-        return True
-
-    def _on_own_standing(self, signal: signals.OwnStandingChanged) -> None:
-        if signal.state == "leaving":
-            self._go_on_leaving()
-        elif signal.state == "inactive":
-            self._announce()
-            if self.office is not None:
-                # Nobody can take the office over: the cluster stands still while this node is away.
-                step = leave_step(self.journal.table, self.commons.me, self.commons.config.quorum.planned_floor)
-                self.changes.answer(self.own.core.announced_id, step.unsafe or "no normal voter can be master instead")
-        elif signal.state == "returning":
-            self._resume()
-        elif signal.state == "normal":
-            self.commons.send_others(
-                Normal(self.commons.me, self.commons.stored.incarnation, self.own.core.announced_id)
-            )
-            self.peers[self.commons.me].machine.returned()
-            self.proposals.begin_voting()
-            self.commons.need_turn()
-
-    def _resume(self) -> None:
-        """The second message, for the master; whoever gets it passes it on."""
-        self.commons.send_others(self._resumed())
-        self._reconcile()
-
-    def _resumed(self) -> Resumed:
-        return Resumed(
-            member=self.commons.me,
-            incarnation=self.commons.stored.incarnation,
-            change_id=self.own.core.announced_id,
-            log_epoch=self.journal.log_epoch,
-            stored=max(0, self.journal.stored),
-            committed=self.journal.committed,
-        )
-
-    def _on_told(self, standing: Standing, key: tuple[int, int]) -> None:
-        """The log has spoken of this node; what it says of an earlier life or absence is past."""
-        if key < self._own_key:
-            return
-        if standing is Standing.NORMAL:
-            self.own.machine.told_normal()
-        elif standing is Standing.CATCHING_UP:
-            self.own.machine.told_catching_up()
-        else:
-            self.own.machine.told_absent()
-
-    def _on_told_by_heartbeat(self, heartbeat: Heartbeat) -> None:
-        """The master's table is where this node learns that it is taken for absent."""
-        if self.own.state in ("leaving", "inactive"):
-            return
-        key = (heartbeat.incarnation, heartbeat.change_id)
-        if key < self._own_key or heartbeat.standing in (Standing.FAILED, Standing.INACTIVE):
-            self.own.machine.told_absent()
-            self.commons.send(self.following.master, self._resumed())
-        elif heartbeat.standing is Standing.CATCHING_UP and self.own.state == "returning":
-            self.own.machine.told_catching_up()
-        elif heartbeat.standing is Standing.NORMAL and self.own.state == "returning":
-            self._check_told_normal()
-
-    def _check_told_normal(self) -> None:
-        """Normal again without an entry: the table, as applied here, never said otherwise."""
-        member = self.journal.applied_table[self.commons.me]
-        if member.standing is Standing.NORMAL and member.absence >= self._own_key:
-            self.own.machine.told_normal()
-
-    def _on_confirmed(self, peer: int, message: messages.Confirmed | messages.Unsafe) -> None:
-        if message.incarnation == self.commons.stored.incarnation:
-            self.changes.answer(message.change_id, message.reason if isinstance(message, messages.Unsafe) else "")
 
     # --- absence: the others' -----------------------------------------------------------
 
@@ -705,7 +555,7 @@ class Replica:
             return
         self.roster.reconcile(office)
         if self.own.state in ("returning", "catching_up"):
-            self._check_told_normal()
+            self.absence.check_told_normal()
 
     # --- heartbeats --------------------------------------------------------------------
 
@@ -716,8 +566,8 @@ class Replica:
             for peer in self.commons.others:
                 self.commons.out.append(SendDatagram(peer, self._heartbeat(office, peer)))
             self.checks.on_tick(office)
-        elif self.changes.unanswered and self.own.core.announced and self.master:
-            self.commons.send(self.master, self._announcement())
+        elif self.master:
+            self.absence.ask_again(self.master)
 
     def _heartbeat(self, office: Office, peer: int) -> Heartbeat:
         member = self.journal.table[peer]
@@ -757,7 +607,7 @@ class Replica:
             disk_id=self.commons.stored.disk_id,
         )
         self.commons.out.append(SendDatagram(peer, reply))
-        self._on_told_by_heartbeat(message)
+        self.absence.on_heartbeat(message)
 
     def _compare_tables(self, message: Heartbeat) -> None:
         """Nodes that have committed the same log have the same table; anything else is a defect, and no small one."""
@@ -801,54 +651,3 @@ class Replica:
         office = self.office
         if office is not None:
             self.checks.on_read(office, peer, message.nonce)
-
-    # --- an operator's wishes ---------------------------------------------------------------
-
-    def _on_move_requested(self, event: inputs.MasterMoveRequested) -> None:
-        if self.master == event.to:
-            self.commons.out.append(MoveAnswered(event.ticket))
-            return
-        until_s = self.commons.now_s + QUORUM_LOST_AFTER_TIMEOUTS * self.commons.config.heartbeat.timeout_s
-        self._moves[event.ticket] = (event.to, until_s)
-        self.commons.send(self.master, messages.MoveMaster(event.to))
-
-    def _on_move_master(self, peer: int, message: messages.MoveMaster) -> None:
-        refused = self._why_not_move(message.to)
-        if refused:
-            self.commons.send(peer, messages.MoveRefused(message.to, refused))
-        else:
-            self.succession.plan_handover(message.to, HandoverWhy.OPERATOR)
-
-    def _why_not_move(self, to: int) -> str:
-        office = self.office
-        if office is None or not office.opened:
-            return "the node that was asked is not master"
-        if office.paused:
-            return f"the master is busy: {office.paused}"
-        if to == self.commons.me:
-            return "it is master already"
-        if not self.succession.can_take_over(to):
-            standing = self.peers[to].core.standing.value if to in self.peers else "unknown"
-            return f"node {to} cannot be master now: it is {standing}, or not linked to the master"
-        return ""
-
-    def _on_move_refused(self, peer: int, message: messages.MoveRefused) -> None:
-        for ticket, (to, _) in tuple(self._moves.items()):
-            if to == message.to:
-                del self._moves[ticket]
-                self.commons.out.append(MoveAnswered(ticket, message.reason))
-
-    def _expire_moves(self) -> None:
-        for ticket, (to, until_s) in tuple(self._moves.items()):
-            if until_s <= self.commons.now_s:
-                del self._moves[ticket]
-                self.commons.out.append(MoveAnswered(ticket, f"node {to} did not become master in time"))
-
-    def _on_stop_requested(self, event: inputs.StopRequested) -> None:
-        self._stopping = True
-        self.submissions.refusing = "this node is stopping"
-        successor = self.succession.successor()
-        if self.office is not None and self.office.opened and not self.office.paused and successor:
-            self.succession.plan_handover(successor, HandoverWhy.STOPPING)
-        else:
-            self.commons.out.append(StopAllowed())

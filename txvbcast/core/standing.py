@@ -47,7 +47,8 @@ class PeerCore:
 
     :ivar standing: as this node sees it.
     :ivar absence: (incarnation, change_id) of the latest absence heard or read of.
-    :ivar revision: of the latest announcement of that absence.
+    :ivar revision: of the latest announcement of that absence; -1 when only the log has spoken of it.
+    :ivar over: the latest absence that the log has as ended: an announcement of it was on its way for long.
     :ivar deadline_s: while an announcement lasts, when it is overdue.
     :ivar since_s: since when it is seen in this standing.
     """
@@ -57,6 +58,7 @@ class PeerCore:
     standing: Standing = Standing.NORMAL
     absence: tuple[int, int] = (0, 0)
     revision: int = -1
+    over: tuple[int, int] = (0, 0)
     kind: str = ""
     source: str = ""
     expected_ms: int = 0
@@ -72,9 +74,16 @@ class PeerCore:
             self.since_s = self.commons.now_s
             self.commons.signal(PeerChanged(self.node_id, standing, entry))
 
-    def remember(self, entry: StandingEntry) -> None:
-        """Take over what the log says of its absence."""
-        self.absence = max(self.absence, (entry.incarnation, entry.change_id))
+    def remember(self, entry: StandingEntry) -> tuple[int, int]:
+        """Take over what the log says of its absence; which one that is."""
+        key = (entry.incarnation, entry.change_id)
+        if key > self.absence:
+            self.absence, self.revision = key, -1
+        return key
+
+    def remember_end(self, entry: StandingEntry) -> None:
+        """The log says that it is back from that absence."""
+        self.over = max(self.over, self.remember(entry))
 
     def end_announcement(self) -> None:
         """Timeouts return to their defaults."""
@@ -89,8 +98,8 @@ def _peer_machine() -> TypeMachine[PeerInputs, PeerCore]:
     failed = builder.state("failed")
     states = (normal, inactive, catching_up, failed)
 
+    normal.upon(PeerInputs.returned).loop().returns(None)
     inactive.upon(PeerInputs.returned).loop().returns(None)
-    catching_up.upon(PeerInputs.returned).loop().returns(None)
     failed.upon(PeerInputs.returned).loop().returns(None)
 
     @normal.upon(PeerInputs.announced).to(inactive)
@@ -123,7 +132,7 @@ def _peer_machine() -> TypeMachine[PeerInputs, PeerCore]:
     @catching_up.upon(PeerInputs.ordered_catching_up).loop()
     @failed.upon(PeerInputs.ordered_catching_up).to(catching_up)
     def on_ordered_catching_up(inputs: PeerInputs, core: PeerCore, entry: StandingEntry) -> None:
-        core.remember(entry)
+        core.remember_end(entry)
         core.enter(Standing.CATCHING_UP, entry)
 
     @normal.upon(PeerInputs.ordered_failed).to(failed)
@@ -138,15 +147,16 @@ def _peer_machine() -> TypeMachine[PeerInputs, PeerCore]:
     for state in states:
         state.upon(PeerInputs.ordered_normal).to(normal)(_on_ordered_normal)
 
-    @normal.upon(PeerInputs.returned).loop()
+    @catching_up.upon(PeerInputs.returned).loop()
     def on_returned(inputs: PeerInputs, core: PeerCore) -> None:
-        core.end_announcement()
+        core.end_announcement()  # its own word came before the log did
 
     return builder.build()
 
 
 def _on_ordered_normal(inputs: PeerInputs, core: PeerCore, entry: StandingEntry) -> None:
-    core.remember(entry)
+    core.remember_end(entry)
+    core.end_announcement()
     core.enter(Standing.NORMAL, entry)
 
 
@@ -168,8 +178,8 @@ class Peer:
 
     def on_announcement(self, message: Inactive, deadline_s: float) -> bool:
         """Believe a first message unless it is late or repeated; True if it said something new."""
-        key = (message.incarnation, message.change_id, message.revision)
-        if key <= (*self.core.absence, self.core.revision):
+        core, key = self.core, (message.incarnation, message.change_id)
+        if key <= core.over or (*key, message.revision) <= (*core.absence, core.revision):
             return False
         self.machine.announced(message, deadline_s)
         return True
