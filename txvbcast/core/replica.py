@@ -106,7 +106,12 @@ class Replica:
         self._ticks = 0
         self._masterless_since_s: float | None = 0.0
         self._told_master = 0
-        self._on_input: dict[type, Callable[[Any], None]] = {
+        self._on_input = self._input_handlers()
+        self._on_message = self._message_handlers()
+        self._on_signal = self._signal_handlers()
+
+    def _input_handlers(self) -> dict[type, Callable[[Any], None]]:
+        return {
             inputs.Restored: self._on_restored,
             inputs.Received: self._on_received,
             inputs.PeerUp: self._on_peer_up,
@@ -123,7 +128,9 @@ class Replica:
             inputs.MasterMoveRequested: lambda event: self.wishes.on_move_requested(event, self.master),
             inputs.StopRequested: lambda event: self.wishes.on_stop_requested(),
         }
-        self._on_message: dict[type, Callable[[int, Any], None]] = {
+
+    def _message_handlers(self) -> dict[type, Callable[[int, Any], None]]:
+        return {
             messages.Propose: self._on_propose,
             messages.Vote: self.submissions.on_vote,
             messages.Decide: self._on_decide,
@@ -158,7 +165,9 @@ class Replica:
             messages.Read: self._on_read,
             messages.ReadAt: lambda peer, message: self.reads.on_read_at(message),
         }
-        self._on_signal: dict[type, Callable[[Any], None]] = {
+
+    def _signal_handlers(self) -> dict[type, Callable[[Any], None]]:
+        return {
             signals.ClaimWon: self._on_claim_won,
             signals.OfficeTaken: self._on_office_taken,
             signals.OfficeOpened: lambda signal: self._reconcile(),
