@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from twisted.trial import unittest
 
@@ -36,7 +37,7 @@ class ChangesTests(unittest.TestCase):
         """A change begins now."""
         return self.changes.begin(ChangeBegan(ticket, kind, expected_s, facts or {}, holdable, "operator"))
 
-    def heard(self) -> list[object]:
+    def heard(self) -> list[Any]:
         """What the askers heard since the last look."""
         return list(effects(self.commons))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,13 +12,13 @@ from twisted.trial import unittest
 from txvbcast.config import CHANGE_KINDS
 from txvbcast.core.estimator import FIXED_S, expected_s
 
-MOVING = {"remaining_bytes": 6_000_000, "bandwidth_bytes_per_s": 2_000_000}
+MOVING: dict[str, Any] = {"remaining_bytes": 6_000_000, "bandwidth_bytes_per_s": 2_000_000}
 
 
 class EstimatorTests(unittest.TestCase):
     """Element 7 of the mission."""
 
-    def estimate(self, *, kind: str = "migrate_out", max_s: float = 3600.0, **facts: object) -> float:
+    def estimate(self, *, kind: str = "migrate_out", max_s: float = 3600.0, **facts: Any) -> float:
         """Without any configuration."""
         return expected_s(kind, facts, {}, max_s)
 
@@ -48,8 +49,8 @@ class EstimatorTests(unittest.TestCase):
 
     def test_not_enough_is_known(self) -> None:
         """The kind's own time."""
-        for facts in ({"remaining_bytes": 6}, {"bandwidth_bytes_per_s": 6}, {"downtime_s": 6}, {"remaining": 6}):
-            self.assertEqual(self.estimate(**facts), FIXED_S["migrate_out"], facts)
+        for name in (*MOVING, "downtime_s", "remaining"):
+            self.assertEqual(expected_s("migrate_out", {name: 6}, {}, 3600.0), FIXED_S["migrate_out"], name)
 
     def test_longest(self) -> None:
         """Nothing is expected to take longer than ``inactivity.max``."""
@@ -59,13 +60,14 @@ class EstimatorTests(unittest.TestCase):
 
     def test_nonsense_is_not_believed(self) -> None:
         """A word, a truth value, less than nothing, or no number at all."""
-        for wrong in ("6000000", True, None, -1, -0.5, math.nan, math.inf, -math.inf, 10**400, [6]):
+        nonsense: list[Any] = ["6000000", True, None, -1, -0.5, math.nan, math.inf, -math.inf, 10**400, [6]]
+        for wrong in nonsense:
             for name in MOVING:
                 self.assertEqual(self.estimate(**{**MOVING, name: wrong}), FIXED_S["migrate_out"], (name, wrong))
             self.assertEqual(self.estimate(**MOVING, downtime_s=wrong), 3.0, wrong)
         self.assertEqual(self.estimate(remaining_bytes=6, bandwidth_bytes_per_s=0), FIXED_S["migrate_out"])
 
     @given(st.dictionaries(st.sampled_from([*MOVING, "downtime_s"]), st.one_of(st.integers(), st.floats())))
-    def test_always_a_time(self, facts: dict[str, float]) -> None:
+    def test_always_a_time(self, facts: dict[str, Any]) -> None:
         """From nothing up to the longest."""
         self.assertTrue(0 <= self.estimate(**facts) <= 3600.0)

@@ -247,8 +247,6 @@ class OwnCore:
 
     def enter(self, state: str, reason: str) -> None:
         """The one place where a node's own state changes."""
-        if state == self.state:
-            return
         self.commons.notify("own_standing", self.commons.me, reason, {"state": state, "before": self.state})
         self.state = state
         self.commons.signal(OwnStandingChanged(state))
