@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import attrs
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from txvbcast import errors
@@ -486,8 +486,6 @@ class Driver:
         ids = sorted(member.id for member in self.config.members)
         if to not in ids:
             raise ValueError(f"node {to} is no member; the members are: {', '.join(map(str, ids))}")
-        if not self.replica.master:
-            return fail(errors.NoQuorum("this node knows of no master"))
         ticket = next(self._tickets)
         deferred: Deferred[None] = Deferred()
         self._movers[ticket] = deferred
@@ -496,7 +494,9 @@ class Driver:
 
     def _move_answered(self, effect: effects.MoveAnswered) -> None:
         deferred = self._movers.pop(effect.ticket)
-        if effect.refused:
+        if effect.no_quorum:
+            deferred.errback(errors.NoQuorum(effect.refused))
+        elif effect.refused:
             deferred.errback(errors.Unsafe(effect.refused))
         else:
             deferred.callback(None)

@@ -15,6 +15,8 @@ from txvbcast.wire.messages import Entries, Entry, Fetch, FetchRefused
 
 #: Payload bytes of one Entries message.
 WINDOW_BYTES = 1 << 20
+#: Entries of one, because each costs its server a moment, in which nothing is written.
+WINDOW_ENTRIES = 256
 
 
 @attrs.define(eq=False)
@@ -79,7 +81,7 @@ class Server:
         self._token += 1
         self._reads = {token: read for token, read in self._reads.items() if read[0] != peer}
         self._reads[self._token] = (peer, fetch)
-        last = min(fetch.last, self.journal.tail)
+        last = min(fetch.last, self.journal.tail, fetch.first + WINDOW_ENTRIES - 1)
         self.commons.out.append(ReadLog(self._token, fetch.first, last, WINDOW_BYTES))
 
     def on_read(self, token: int, entries: tuple[Entry, ...]) -> None:

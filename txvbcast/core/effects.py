@@ -187,10 +187,14 @@ class ChangeClosed:
 
 @attrs.frozen
 class MoveAnswered:
-    """The answer to MasterMoveRequested: ``refused`` is empty when the move is done."""
+    """The answer to MasterMoveRequested.
+
+    :ivar refused: why it is not done, empty when it is; no_quorum: because there is no master.
+    """
 
     ticket: int
     refused: str = ""
+    no_quorum: bool = False
 
 
 @attrs.frozen

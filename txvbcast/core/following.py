@@ -102,7 +102,11 @@ class Following:
         self.transfer = None
         if transfer.adopting:
             self.journal.adopt(transfer.match, transfer.got, transfer.adopting)
+        self._forget_appended()
         self.drain()
+
+    def _forget_appended(self) -> None:
+        self.ahead = {seq: order for seq, order in self.ahead.items() if seq > self.journal.tail}
 
     def on_link(self, peer: int) -> None:
         """A request over an earlier link may be lost."""
@@ -141,6 +145,10 @@ class Following:
             self.journal.append(entries)
         if self.journal.commit(self.committed) or self.everywhere:
             self.commons.signal(Advanced())
+        if self.ahead and seq not in self.ahead and self.transfer is None:
+            # A master orders over one link, so what lies before these orders was sent before that link, or before
+            # the fetch that is over now: none will bring it, and a voter that waits here holds up the commits.
+            self._fetch_missing()
 
     def _entry(self, order: Order) -> Entry | None:
         if order.standing is not None:
@@ -163,7 +171,9 @@ class Following:
                 self.commons.send(self.transfer.source, self.transfer.fetch(self.commons.now_s))
             return
         if self.adopted and self.master != self.commons.me and self.ordered > self.journal.tail and stuck:
-            self.ahead = {seq: order for seq, order in self.ahead.items() if seq > self.journal.tail}
-            tail = self.journal.tail
-            self.transfer = Transfer(self.master, self.epoch, self.epoch, tail, self.ordered, 0)
-            self._go_on()
+            self._forget_appended()
+            self._fetch_missing()
+
+    def _fetch_missing(self) -> None:
+        self.transfer = Transfer(self.master, self.epoch, self.epoch, self.journal.tail, self.ordered, 0)
+        self._go_on()

@@ -35,6 +35,9 @@ class Wishes:
         if master == event.to:
             self.commons.out.append(MoveAnswered(event.ticket))
             return
+        if not master:
+            self.commons.out.append(MoveAnswered(event.ticket, "this node knows of no master", no_quorum=True))
+            return
         until_s = self.commons.now_s + MOVE_AFTER_TIMEOUTS * self.commons.config.heartbeat.timeout_s
         self.moves[event.ticket] = (event.to, until_s)
         self.commons.send(master, MoveMaster(event.to))
