@@ -140,10 +140,14 @@ class Applications:
         places = flight.indices if flight.indices is not None else tuple(range(len(flight.items)))
         transactions = [_unpack_or_none(item) for item in flight.items]
         self._settle(flight.id, self._performed(places, transactions))
-        return [
+        results = [
             self._perform(flight, entry.seq, index, place, transaction)
             for index, (place, transaction) in enumerate(zip(places, transactions, strict=True))
         ]
+        # Not while the entry is performed: what was found to be a repeat stays one to its end.
+        while len(self._window) > REQUEST_WINDOW:
+            self._window.popitem(last=False)
+        return results
 
     def _performed(self, places: tuple[int, ...], transactions: list[Transaction | None]) -> frozenset[int]:
         performed: set[int] = set()
@@ -165,8 +169,6 @@ class Applications:
         result = Committed(seq, index, self._commit(flight, seq, place, transaction))
         if request_id is not None:
             self._window[request_id] = result
-            if len(self._window) > REQUEST_WINDOW:
-                self._window.popitem(last=False)
         return result
 
     def _commit(self, flight: Flight, seq: int, place: int, transaction: Transaction) -> bytes:
