@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from twisted.logger import Logger
+
+log = Logger()
+
 #: How many of the latest events are kept for those who ask later.
 EVENTS_KEPT = 10_000
 
@@ -40,7 +44,11 @@ class EventLog:
         }
         self._events.append(event)
         for subscriber in tuple(self._subscribers):
-            subscriber(event)
+            try:
+                subscriber(event)
+            except Exception:  # noqa: BLE001
+                # Whoever looks on takes no part in the protocol: its defects are no reason to stop the node.
+                log.failure("an observer failed on event {event_id} ({kind})", event_id=event["id"], kind=kind)
         return event
 
     def since(self, event_id: int) -> list[Event]:
