@@ -124,6 +124,7 @@ TYPICAL: dict[str, m.Message] = {
         incarnation=5,
         change_id=1,
         table_digest="0a1b2c3d",
+        urgent=True,
     ),
     "HeartbeatReply": m.HeartbeatReply(
         epoch=EPOCH,

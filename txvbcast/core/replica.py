@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import attrs
+
 from txvbcast.config import ProtocolConfig
 from txvbcast.core import epochs, inputs, signals
 from txvbcast.core.absence import Absence
@@ -573,10 +575,18 @@ class Replica:
         if office is not None:
             self._beat += 1
             for peer in self.commons.others:
-                self.commons.out.append(SendDatagram(peer, self._heartbeat(office, peer)))
+                heartbeat = self._heartbeat(office, peer)
+                self.commons.out.append(SendDatagram(peer, heartbeat))
+                if self._is_strangely_silent(peer):
+                    self.commons.send(peer, attrs.evolve(heartbeat, urgent=True))
             self.checks.on_tick(office)
         elif self.master:
             self.absence.ask_again(self.master)
+
+    def _is_strangely_silent(self, peer: int) -> bool:
+        """Whether datagrams may be lost for good (a firewall), so that the link is tried before a member is accused."""
+        present = self.peers[peer].core.standing in (Standing.NORMAL, Standing.CATCHING_UP)
+        return present and self.liveness.silence_s(peer, self.commons.now_s) > self.liveness.timeout_s / 2
 
     def _heartbeat(self, office: Office, peer: int) -> Heartbeat:
         member = self.journal.table[peer]
@@ -616,6 +626,8 @@ class Replica:
             disk_id=self.commons.stored.disk_id,
         )
         self.commons.out.append(SendDatagram(peer, reply))
+        if message.urgent:
+            self.commons.send(peer, reply)
         self.absence.on_heartbeat(message)
 
     def _compare_tables(self, message: Heartbeat) -> None:

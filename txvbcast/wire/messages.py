@@ -511,6 +511,7 @@ class Heartbeat:
     :ivar standing: the receiver's standing in the master's table.
     :ivar incarnation, change_id: the receiver's last absence as the master's table has it.
     :ivar table_digest: of the master's committed table.
+    :ivar urgent: the receiver's datagrams do not come: it answers over the link too.
     """
 
     epoch: int = attrs.field(validator=POSITIVE)
@@ -522,6 +523,7 @@ class Heartbeat:
     incarnation: int = attrs.field(validator=COUNT)
     change_id: int = attrs.field(validator=COUNT)
     table_digest: str
+    urgent: bool = False
 
 
 @attrs.frozen
