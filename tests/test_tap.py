@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 import time
@@ -86,6 +87,20 @@ class TwistdTests(unittest.TestCase):
         self.assertIn(f"cannot listen at 127.0.0.1:{taken.getHost().port}", stdout)
         self.assertNotIn("Traceback", stdout)
         self.assertEqual(status, 1)
+
+    async def test_short_collections(self) -> None:
+        """What was made before the node runs is not looked at by garbage collections any more."""
+        program = (
+            "import atexit, gc, sys; from twisted.internet import reactor; reactor.callWhenRunning(reactor.stop); "
+            "say = lambda: print('looked at:', len(gc.get_objects()), 'set aside:', gc.get_freeze_count(), "
+            f"file=sys.__stdout__); atexit.register(say); {TWISTD}"
+        )
+        words = ["-c", program, "-n", "vbcast", "--config", "node1.yaml"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        stdout, stderr, _ = await getProcessOutputAndValue(sys.executable, words, environment, str(self.directory))
+        found = re.search(rb"looked at: (\d+) set aside: (\d+)", stdout)
+        assert found is not None, stdout + stderr
+        self.assertGreater(int(found[2]), 10 * int(found[1]))
 
     async def test_daemon_that_cannot_start(self) -> None:
         (self.directory / "node1").rmdir()

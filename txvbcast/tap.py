@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -103,11 +104,21 @@ def makeService(options: Options) -> service.IService:
         node = Service.from_config(Path(options["config"]), on_halt=stop)
     except (ConfigError, StoreError) as error:
         raise SystemExit(f"vbcast: {error}") from None
+    reactor.callWhenRunning(_set_aside)
     twistd: Any = options.parent
     if _is_daemon(twistd):
         # The process that the operator started waits for the daemon's word, which only an exception sends.
         return node
     return Foreground(node, Path(twistd["pidfile"]) if twistd.get("pidfile") else None)
+
+
+def _set_aside() -> None:
+    """Take what is there when the node begins to run, modules for the most part, out of Python's garbage collections.
+
+    A full collection looks at every object. With those it takes some 50 ms, in which a master commits nothing.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _end_with_failure(reactor: Any) -> None:
