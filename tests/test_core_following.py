@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from twisted.trial import unittest
 
+from tests.core_samples import E1_1, commons, effects, entry, journal
 from txvbcast.config import Address, MemberConfig, ProtocolConfig
 from txvbcast.core import epochs
-from txvbcast.core.effects import Effect, Persist, Send
+from txvbcast.core.catchup import WINDOW_ENTRIES, Server
+from txvbcast.core.effects import Effect, Persist, ReadLog, Send
 from txvbcast.core.inputs import Persisted, Received, Restored, StoredState
 from txvbcast.core.replica import Replica
 from txvbcast.wire.messages import (
@@ -73,6 +75,30 @@ class FollowerTests(unittest.SynchronousTestCase):
         self.receive(1, Propose(self.flight(1)))
         self.assertEqual(journal.tail, 2)
 
+    def test_fetches_what_no_order_brings(self) -> None:
+        """Orders from beyond the end of the log show at once that those before them will not come."""
+        self.receive(1, Start(FIRST, 0, (), 0))
+        self.assertEqual(self.sent(self.receive(1, self.order(3, 3)), Fetch), [Fetch(FIRST, FIRST, 1, 3)])
+        self.receive(1, Propose(self.flight(4)))
+        self.assertEqual(self.sent(self.receive(1, self.order(4, 4)), Fetch), [])
+        entries = tuple(Entry(seq, FIRST, flight=self.flight(seq)) for seq in (1, 2, 3))
+        self.assertEqual(self.sent(self.receive(1, Entries(FIRST, FIRST, entries)), Fetch), [])
+        self.assertEqual((self.replica.journal.tail, self.replica.following.ahead), (4, {}))
+
+    def test_fetches_the_gap_behind_a_fetch(self) -> None:
+        """What was ordered between the last entry of a fetch and the first order is fetched without delay."""
+        start = Start(FIRST, 0, (Run(1, FIRST),), 2)
+        self.assertEqual(self.sent(self.receive(1, start), Fetch), [Fetch(FIRST, FIRST, 1, 2)])
+        self.assertEqual(self.sent(self.receive(1, self.order(5, 5)), Fetch), [])
+        entries = tuple(Entry(seq, FIRST, flight=self.flight(seq)) for seq in (1, 2))
+        self.assertEqual(self.sent(self.receive(1, Entries(FIRST, FIRST, entries)), Fetch), [Fetch(FIRST, FIRST, 3, 5)])
+
+    def test_missing_payload_is_waited_for(self) -> None:
+        """It comes from its coordinator, over another link, and may be on its way."""
+        self.receive(1, Start(FIRST, 0, (), 0))
+        self.assertEqual(self.sent(self.receive(1, self.order(1, 1, origin=3)), Fetch), [])
+        self.assertEqual(self.sent(self.receive(1, self.order(2, 2, origin=3)), Fetch), [])
+
     def test_nothing_below_the_promise(self) -> None:
         """After a grant to another candidate nothing of the old epoch is appended, not even what waited."""
         self.receive(1, Start(FIRST, 0, (), 0))
@@ -117,3 +143,20 @@ class FollowerTests(unittest.SynchronousTestCase):
         self.receive(3, Start(SECOND, 0, (), 0))
         refused = self.sent(self.receive(1, Start(FIRST, 0, (), 0)), Refuse)
         self.assertEqual([message.promised for message in refused if isinstance(message, Refuse)], [SECOND])
+
+
+class ServerTests(unittest.SynchronousTestCase):
+    """Who has the entries."""
+
+    def test_window(self) -> None:
+        """One answer is bounded by entries too: while they are read, nothing is written."""
+        shared = commons()
+        log = journal(shared)
+        log.append([entry(seq) for seq in range(1, 1001)])
+        log.adopt(1000, (), E1_1)
+        server = Server(shared, log)
+        effects(shared)
+        for first, last in ((1, WINDOW_ENTRIES), (100, 99 + WINDOW_ENTRIES), (999, 1000)):
+            server.on_fetch(2, Fetch(E1_1, E1_1, first, 5000))
+            (read,) = effects(shared)
+            self.assertEqual((read.first, read.last) if isinstance(read, ReadLog) else read, (first, last))
