@@ -26,10 +26,11 @@ class _Plain(Console):
         raise
 
 
-def console() -> Console:
-    """A console on the standard output as it is now."""
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()
-    return _Plain(file=sys.stdout, highlight=False, markup=False, width=None if is_terminal else _WIDTH_ELSEWHERE)
+def console(on_stderr: bool = False) -> Console:
+    """A console on the standard output, or standard error, as it is now."""
+    stream = sys.stderr if on_stderr else sys.stdout
+    is_terminal = stream is not None and stream.isatty()
+    return _Plain(file=stream, highlight=False, markup=False, width=None if is_terminal else _WIDTH_ELSEWHERE)
 
 
 def table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
