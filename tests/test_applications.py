@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,65 +11,16 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import capturedLogs
 from twisted.trial import unittest
-from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from tests.core_samples import entry, flight, standing
+from tests.ledger import Ledger, item
 from txvbcast import applications as applications_module
 from txvbcast.applications import Applications
 from txvbcast.core.ordering import accepted_part
 from txvbcast.errors import Committed
 from txvbcast.interfaces import IResourceManager, Refused, Tx
-from txvbcast.wire.items import Transaction, pack
 from txvbcast.wire.messages import Entry, Flight, Mode, Refusal, Standing
-
-Answer = Any  # what prepare may give back, and what it should not
-
-
-@implementer(IResourceManager)
-class Ledger:
-    """A resource manager that writes down what it is told.
-
-    :ivar answers: what prepare gives back, by payload; True where nothing is said.
-    """
-
-    def __init__(self, name: str = "ledger", applied_seq: int = 0) -> None:
-        self.name = name
-        self.applied_seq = applied_seq
-        self.answers: dict[bytes, Callable[[], Answer]] = {}
-        self.told: list[tuple[str, bytes]] = []
-        self.transactions: list[Tx] = []
-
-    def _note(self, what: str, tx: Tx) -> None:
-        self.told.append((what, tx.payload))
-        self.transactions.append(tx)
-
-    def prepare(self, tx: Tx) -> Answer:
-        """Vote."""
-        self._note("prepare", tx)
-        return self.answers.get(tx.payload, lambda: True)()
-
-    def commit(self, tx: Tx) -> bytes:
-        """Perform."""
-        self._note("commit", tx)
-        return b"did " + tx.payload
-
-    def abort(self, tx: Tx) -> None:
-        """Release."""
-        self._note("abort", tx)
-
-    def snapshot(self) -> bytes:
-        """Not asked for."""
-        raise NotImplementedError
-
-    def restore(self, state: bytes, seq: int) -> None:
-        """Not asked for."""
-        raise NotImplementedError
-
-
-def item(payload: bytes, request_id: str | None = None, rm: str = "ledger") -> bytes:
-    """A transaction."""
-    return pack(Transaction(rm, payload, request_id))
 
 
 def asked(*items: bytes, number: int = 1, mode: Mode = Mode.TWO_PHASE) -> Flight:
@@ -394,7 +344,7 @@ class Repeats(ApplicationsCase):
         self.assertEqual([self.applications.outcome(f"r{k}") is None for k in (1, 2, 3)], [True, False, False])
 
 
-def _same(answer: Answer) -> Answer:
+def _same(answer: Any) -> Any:
     return answer
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import attrs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
 from txvbcast import errors
@@ -30,6 +30,7 @@ log = Logger()
 
 #: Records of past absences of this node that are kept for people.
 CHANGES_KEPT = 1000
+_STOPPED = "this node has stopped"
 
 
 class Timer(Protocol):
@@ -200,28 +201,40 @@ class Driver:
         return deferred
 
     def halt(self) -> None:
-        """Do nothing more, at once; every client that waits hears that its outcome is unknown."""
+        """Do nothing more, at once.
+
+        Every client that waits hears that its outcome is unknown; whoever comes later hears
+        :class:`~txvbcast.errors.NoQuorum`, as do all who wait for something else.
+        """
         self._halted = True
+        self._inputs.clear()
         for timer in self._timers.values():
             if timer.active():
                 timer.cancel()
         self._timers.clear()
-        self._fail(tuple(self._clients), errors.OutcomeUnknown("this node has stopped"))
+        self._fail(tuple(self._clients), errors.OutcomeUnknown(_STOPPED))
         for ticket in tuple(self._readers):
-            self._read_failed(effects.ReadFailed(ticket, "this node has stopped"))
+            self._read_failed(effects.ReadFailed(ticket, _STOPPED))
+        for ticket in tuple(self._movers):
+            self._move_answered(effects.MoveAnswered(ticket, _STOPPED, no_quorum=True))
+        opening, self._opening = self._opening, {}
+        for _, _, deferred, _ in opening.values():
+            deferred.errback(errors.NoQuorum(_STOPPED))
         for record in self._changes:
             self._settle_change(record)
+        self._stop_allowed(effects.StopAllowed())
 
     def _step(self, event: Input) -> None:
         """One input, and whatever it leads to, in the order in which it happened."""
+        if self._halted:
+            return
         self._inputs.append(event)
         if self._stepping:
             return
         self._stepping = True
         try:
-            while self._inputs and not self._halted:
-                for effect in self.replica.step(self._clock.seconds(), self._inputs.popleft()):
-                    self._effects[type(effect)](effect)
+            while self._inputs:
+                self._carry_out(self.replica.step(self._clock.seconds(), self._inputs.popleft()))
         except Exception as error:  # noqa: BLE001
             # A defect in the core, or a resource manager whose state is no longer the
             # others': going on could break what was promised, so the node stops here.
@@ -230,6 +243,12 @@ class Driver:
             self._on_halt(error)
         finally:
             self._stepping = False
+
+    def _carry_out(self, wanted: Iterable[effects.Effect]) -> None:
+        for effect in wanted:
+            if self._halted:
+                return
+            self._effects[type(effect)](effect)
 
     # --- from the network, the store, the clock --------------------------------------
 
@@ -275,17 +294,22 @@ class Driver:
         """Have every member perform a transaction, or none.
 
         :param timeout_s: after this long the answer is Aborted, NoQuorum or OutcomeUnknown.
-        :raises ValueError: an unknown resource manager, or a payload above ``limits.payload``.
+        :raises ValueError: an unknown resource manager, a payload above ``limits.payload``, a timeout
+            that is not positive, or a request id that is not Unicode text.
         """
         if rm not in self.applications.names:
             raise ValueError(f"no resource manager is named {rm!r}; there are: {', '.join(self.applications.names)}")
         limit = self.config.limits.payload
         if len(payload) > limit:
             raise ValueError(f"a payload of {len(payload)} bytes is above limits.payload, {limit} bytes")
+        _check_positive("the timeout", timeout_s)
+        item = pack(Transaction(rm, payload, request_id))
+        if self._halted:
+            return fail(errors.NoQuorum(_STOPPED))
         ticket = next(self._tickets)
         deferred: Deferred[errors.Committed] = Deferred(lambda _: self._forget_client(ticket))
         self._clients[ticket] = deferred
-        self._step(inputs.Submitted(ticket, mode, pack(Transaction(rm, payload, request_id)), timeout_s))
+        self._step(inputs.Submitted(ticket, mode, item, timeout_s))
         return deferred
 
     def outcome(self, request_id: str) -> errors.Committed | None:
@@ -339,7 +363,11 @@ class Driver:
         """Fires once this node has applied everything that was committed at the time of the call.
 
         :returns: the applied seq; fails with :class:`~txvbcast.errors.NoQuorum`.
+        :raises ValueError: a timeout that is not positive.
         """
+        _check_positive("the timeout", timeout_s)
+        if self._halted:
+            return fail(errors.NoQuorum(_STOPPED))
         ticket = next(self._tickets)
         deferred: Deferred[int] = Deferred(lambda _: self._forget_reader(ticket))
         self._readers[ticket] = deferred
@@ -375,12 +403,16 @@ class Driver:
         :param expected_s: how long; None leaves it to the estimator.
         :param holdable: the change waits for the answer, so own flights are decided first.
         :param wait_s: answer unconfirmed after this long.
-        :raises ValueError: an unknown kind, or an expected time that is not positive.
+        :returns: fails with :class:`~txvbcast.errors.NoQuorum` if the node stops first.
+        :raises ValueError: an unknown kind, or a time that is not positive.
         """
         if kind not in CHANGE_KINDS:
             raise ValueError(f"{kind!r} is no kind of change; there are: {', '.join(CHANGE_KINDS)}")
-        if expected_s is not None and not expected_s > 0:
-            raise ValueError(f"the expected time must be positive, got {expected_s}")
+        if expected_s is not None:
+            _check_positive("the expected time", expected_s)
+        _check_positive("the time to wait", wait_s)
+        if self._halted:
+            return fail(errors.NoQuorum(_STOPPED))
         ticket = next(self._tickets)
         deferred: Deferred[Change] = Deferred()
         self._opening[ticket] = (kind, source, deferred, wait_s)
@@ -391,8 +423,10 @@ class Driver:
         """A new estimate for a change under way: ``expected_s`` from now on.
 
         :raises KeyError: there is no such change under way.
+        :raises ValueError: an expected time that is not positive.
         """
         record = self._under_way(change_id)
+        _check_positive("the expected time", expected_s)
         record.expected_s = self._clock.seconds() - record.began_s + expected_s
         self._step(inputs.ChangeUpdated(change_id, expected_s))
 
@@ -486,6 +520,8 @@ class Driver:
         ids = sorted(member.id for member in self.config.members)
         if to not in ids:
             raise ValueError(f"node {to} is no member; the members are: {', '.join(map(str, ids))}")
+        if self._halted:
+            return fail(errors.NoQuorum(_STOPPED))
         ticket = next(self._tickets)
         deferred: Deferred[None] = Deferred()
         self._movers[ticket] = deferred
@@ -527,3 +563,8 @@ class Driver:
             facts=f" ({facts})" if facts else "",
             event=event,
         )
+
+
+def _check_positive(name: str, seconds: float) -> None:
+    if not seconds > 0:  # NaN is not, either
+        raise ValueError(f"{name} must be positive, got {seconds}")
