@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "members": ("txvbcast.cli.members", "members"),
     "master": ("txvbcast.cli.master", "master"),
     "events": ("txvbcast.cli.events", "events"),
+    "bench": ("txvbcast.cli.bench", "bench"),
 }
 
 
