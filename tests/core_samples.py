@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 import attrs
+from hypothesis import HealthCheck, settings
 
 from txvbcast.config import Address, MemberConfig, ProtocolConfig
 from txvbcast.core import epochs
@@ -22,6 +23,11 @@ Kind = TypeVar("Kind")
 E1_1 = epochs.pair(1, 1)
 E2_2 = epochs.pair(2, 2)
 E3_3 = epochs.pair(3, 3)
+
+
+def examples(count: int = 100, **more: Any) -> settings:
+    """How many examples a property is tried on; a slow machine is no failure."""
+    return settings(max_examples=count, deadline=None, suppress_health_check=[HealthCheck.too_slow], **more)
 
 
 def config(node_id: int = 1, nodes: int = 3, **parts: Any) -> ProtocolConfig:

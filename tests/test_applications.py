@@ -6,14 +6,14 @@ from functools import partial
 from typing import Any
 
 import attrs
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import capturedLogs
 from twisted.trial import unittest
 from zope.interface.verify import verifyObject
 
-from tests.core_samples import entry, flight, standing
+from tests.core_samples import entry, examples, flight, standing
 from tests.ledger import Ledger, item
 from txvbcast import applications as applications_module
 from txvbcast.applications import Applications
@@ -364,7 +364,7 @@ decisions = st.sampled_from(["all", "accepted", "some", "release", "dead"])
 class SettlingInGeneral(unittest.TestCase):
     """Invariant 18, whatever is asked, answered and decided in whatever order."""
 
-    @settings(max_examples=150)
+    @examples(150)
     @given(
         st.lists(st.tuples(st.lists(cases, min_size=1, max_size=4), decisions, st.booleans()), max_size=6), st.randoms()
     )

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
+from tests.core_samples import examples
 from txvbcast.config import CHANGE_KINDS
 from txvbcast.core.estimator import FIXED_S, expected_s
 
@@ -67,6 +68,7 @@ class EstimatorTests(unittest.TestCase):
             self.assertEqual(self.estimate(**MOVING, downtime_s=wrong), 3.0, wrong)
         self.assertEqual(self.estimate(remaining_bytes=6, bandwidth_bytes_per_s=0), FIXED_S["migrate_out"])
 
+    @examples()
     @given(st.dictionaries(st.sampled_from([*MOVING, "downtime_s"]), st.one_of(st.integers(), st.floats())))
     def test_always_a_time(self, facts: dict[str, Any]) -> None:
         """From nothing up to the longest."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
-from tests.core_samples import commons, effects, flight, only, to_self
+from tests.core_samples import commons, effects, examples, flight, only, to_self
 from txvbcast.core.charts import CHARTS, Decision
 from txvbcast.core.effects import ForgetResults, Prepare, Release, ReplyAborted, ReplyCommitted, ReplyUnknown, Send
 from txvbcast.core.flights import CoordinatedFlight, CoordinatorCore, HeldFlight
@@ -359,7 +359,7 @@ class CoordinatorInGeneral(CoordinatorCase):
 
     chart = chart_of("CoordinatorMachine")
 
-    @settings(max_examples=300)
+    @examples(300)
     @given(st.sampled_from(list(Mode)), st.lists(st.one_of(votes, others), max_size=10))
     def test_one_answer_each(self, mode: Mode, happenings: list[tuple[str, int, set[int]]]) -> None:
         """No client hears twice; aborted means never decided; only what nobody refused is asked for."""
@@ -472,6 +472,7 @@ class ParticipantTests(unittest.TestCase):
         self.machine.prepared(())
         self.assertEqual((effects(self.commons), self.held.core.phase), ([], "over"))
 
+    @examples()
     @given(st.lists(st.sampled_from(["asked", "prepared", "applied", "released"]), max_size=8))
     def test_in_general(self, names: list[str]) -> None:
         """Asked at most once, released at most once, and only what was asked."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import attrs
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from twisted.trial import unittest
@@ -15,6 +15,7 @@ from tests.core_samples import (
     commons,
     effects,
     entry,
+    examples,
     flight,
     journal,
     last_token,
@@ -372,13 +373,14 @@ class Matching(unittest.TestCase):
         self.assertEqual(log.runs(), (2, (Run(3, E2_2), Run(4, E3_3))))
         self.assertEqual(log_of([]).runs(), (0, ()))
 
+    @examples()
     @given(rising_epochs)
     def test_epoch_at(self, epochs_in_order: list[int]) -> None:
         """Of every entry; none outside the log."""
         log = log_of(epochs_in_order)
         self.assertEqual([log.epoch_at(seq) for seq in range(len(epochs_in_order) + 2)], [0, *epochs_in_order, 0])
 
-    @settings(max_examples=200)
+    @examples(200)
     @given(rising_epochs, rising_epochs, rising_epochs, st.data())
     def test_against_brute_force(
         self, common: list[int], mine: list[int], theirs: list[int], data: st.DataObject
@@ -537,4 +539,4 @@ class JournalAgainstModel(unittest.TestCase):
 
     def test_machine(self) -> None:
         """Many short lives."""
-        run_state_machine_as_test(JournalMachine, settings=settings(max_examples=40, stateful_step_count=20))
+        run_state_machine_as_test(JournalMachine, settings=examples(40, stateful_step_count=20))

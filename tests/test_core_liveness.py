@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
+from tests.core_samples import examples
 from txvbcast.config import HeartbeatConfig
 from txvbcast.core.liveness import LATENESS_DECAY, STOPPED_AFTER_HEARTBEATS, TICKS_PER_HEARTBEAT, Liveness
 
@@ -94,6 +95,7 @@ class LivenessTests(unittest.TestCase):
         self.tick(3.0)
         self.assertEqual(sorted(self.liveness.heard_s), [2, 3, 4])
 
+    @examples()
     @given(st.lists(st.floats(0, 3), max_size=20))
     def test_patience(self, lateness: list[float]) -> None:
         """Never below the configured timeout, never above it by more than what poor scheduling is."""

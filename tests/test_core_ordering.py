@@ -6,7 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
-from tests.core_samples import E1_1, E2_2, commons, effects, entry, flight, journal, last_token, signals, standing
+from tests.core_samples import (
+    E1_1,
+    E2_2,
+    commons,
+    effects,
+    entry,
+    examples,
+    flight,
+    journal,
+    last_token,
+    signals,
+    standing,
+)
 from txvbcast.core.commons import TURN
 from txvbcast.core.effects import Persist, Send, SetTimer
 from txvbcast.core.ordering import Office, accepted_part, fits
@@ -269,6 +281,7 @@ class Parts(unittest.TestCase):
         for bad in ((), (3,), (-1, 0), (1, 0), (0, 0), (0, 3), (0, 1, 2, 3)):
             self.assertFalse(fits(whole, bad), bad)
 
+    @examples()
     @given(st.sets(st.integers(0, 4), min_size=1))
     def test_every_choice_fits(self, places: set[int]) -> None:
         """And takes exactly these items."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
-from tests.core_samples import commons, effects, only, signals, standing
+from tests.core_samples import commons, effects, examples, only, signals, standing
 from txvbcast.core.charts import CHARTS, Decision
 from txvbcast.core.effects import Notify
 from txvbcast.core.signals import OwnStandingChanged, PeerChanged
@@ -206,7 +206,7 @@ anything = st.one_of(
 class PeerInGeneral(unittest.TestCase):
     """Whatever is heard, in whatever order."""
 
-    @settings(max_examples=200)
+    @examples(200)
     @given(st.lists(anything, max_size=12))
     def test_any_order(self, heard: list[StandingEntry | Inactive]) -> None:
         """Only an absent member has a deadline, absences never fall back, and every change is told."""
@@ -345,6 +345,7 @@ class OwnLifeTests(unittest.TestCase):
             self.told()
             self.assertEqual((self.go(name), self.told()), (state, []))
 
+    @examples()
     @given(st.lists(st.tuples(st.sampled_from(OUTSIDE), st.booleans()), max_size=15))
     def test_state_is_that_of_the_machine(self, happenings: list[tuple[str, bool]]) -> None:
         """Whatever happens that can happen: what the other parts see is where the machine is."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import attrs
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
-from tests.core_samples import standing
+from tests.core_samples import examples, standing
 from txvbcast.core.table import (
     LeaveStep,
     Member,
@@ -103,6 +103,7 @@ class Quorums(unittest.TestCase):
         self.assertEqual(majority_watermark((2,), {1: 9, 2: 3}), 3)
         self.assertEqual(majority_watermark((), {1: 9}), 0)
 
+    @examples()
     @given(st.sets(st.integers(1, 9), min_size=1), st.dictionaries(st.integers(1, 9), st.integers(0, 20)))
     def test_majority_watermark_in_general(self, voters: set[int], reached: dict[int, int]) -> None:
         """The greatest number that a quorum has reached."""
@@ -257,7 +258,7 @@ members_of_any_kind = st.lists(st.tuples(st.sampled_from(list(Standing)), st.boo
 class LeaveChains(unittest.TestCase):
     """Whatever is asked for, in whatever order, the rules of section 5 hold."""
 
-    @settings(max_examples=300)
+    @examples(300)
     @given(members_of_any_kind, st.integers(1, 4), st.lists(st.integers(1, 5), min_size=1, max_size=8))
     def test_chain(self, members: list[tuple[Standing, bool]], floor: int, leaving: list[int]) -> None:
         """Majorities of successive voter sets share a node, no flag is taken below the floor, and safe is safe."""

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
+from tests.core_samples import examples
 from txvbcast import events as events_module
 from txvbcast.events import Event, EventLog
 
@@ -52,6 +53,7 @@ class EventLogTests(unittest.TestCase):
             [[3, 4, 5]] * 3 + [[4, 5], [5], [], [], []],
         )
 
+    @examples()
     @given(st.integers(0, 12), st.integers(-2, 14))
     def test_since_in_general(self, count: int, since: int) -> None:
         """Against the obvious way."""
