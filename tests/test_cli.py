@@ -485,6 +485,15 @@ class Absences(CliCase):
         self.assertEqual([each["outcome"] for each in self.node.absences], ["cancelled", "cancelled"])
         self.assertIn("NOT confirmed", await self.text(*words, "--force"))
 
+    async def test_over_before_it_is_answered(self) -> None:
+        def gone(change_id: int, outcome: str = "done") -> None:
+            raise KeyError(change_id)
+
+        self.node.answer = "silent"
+        self.patch(self.node, "end_change", gone)
+        words = ("inactive", "begin", "--kind", "freeze", "--wait", "300ms")
+        await self.fails(3, *words, says="did not confirm within 300ms")
+
     async def test_dry_run(self) -> None:
         self.assertEqual(
             await self.text("inactive", "begin", "--kind", "freeze", "--dry-run"), "the cluster can afford it\n"

@@ -151,13 +151,22 @@ def announce(
     change = {**answer.document(), "expected_ms": answer.field("expected_ms", int)}
     if confirmed or force:
         return change
-    end_change(session, change_id, "cancelled")
+    _take_back(session, change_id)
     unsafe = change.get("unsafe")
     if unsafe:
         detail = f"the cluster cannot afford this absence: {unsafe}; nothing was done (--force overrides)"
         raise Failed("unsafe", detail, {"change_id": change_id}, Exit.REFUSED)
     detail = f"the cluster did not confirm within {format_duration(wait_s)}; nothing was done (--force overrides)"
     raise Failed("no-quorum", detail, {"change_id": change_id})
+
+
+def _take_back(session: Session, change_id: int) -> None:
+    """End what was not confirmed, unless its own time limit was quicker."""
+    try:
+        end_change(session, change_id, "cancelled")
+    except Failed as failed:
+        if failed.kind != "not-found":
+            raise
 
 
 def _ask(session: Session, kind: str) -> None:
