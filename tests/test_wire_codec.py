@@ -272,6 +272,14 @@ class MalformedTests(unittest.TestCase):
             error = self.refused(framed(pack(spoilt), number=NUMBERS[m.Entries]), "either a flight or a standing")
             self.assertIn("$.entries[0]", error)
 
+    def test_a_place_for_each_item(self) -> None:
+        """Whoever performs the flight takes items and places together."""
+        for indices in ([], [0], [0, 1, 2]):
+            spoilt = fields(samples.TYPICAL["Propose"])
+            spoilt["flight"] = spoilt["flight"] | {"indices": indices}
+            words = f"indices must name a place for each item: {len(indices)} for 2"
+            self.refused(framed(pack(spoilt), number=NUMBERS[m.Propose]), words, "$.flight")
+
     def test_text_that_is_no_text(self) -> None:
         """A str that is not UTF-8."""
         body = pack(fields(STORED) | {"disk_id": "dd"}).replace(b"\xa2dd", b"\xa2\xff\xfe")
@@ -413,11 +421,19 @@ def values(cls: type) -> st.SearchStrategy[Any]:
     """Any value of a class of messages or parts."""
     hints = typing.get_type_hints(cls)
     parts = {field.name: field_values(hints[field.name], field.validator) for field in attrs.fields(cls)}
+    if cls is m.Flight:
+        parts["indices"] = st.none()
+        return st.one_of(st.builds(cls, **parts), st.builds(cls, **parts).map(with_indices))
     if cls not in samples.LEFT_OUT:
         return st.builds(cls, **parts)
     for name in samples.LEFT_OUT[cls]:
         parts[name] = parts[name].filter(lambda found: found is not None)
     return st.one_of(*(st.builds(cls, **(parts | {name: st.none()})) for name in samples.LEFT_OUT[cls]))
+
+
+def with_indices(flight: m.Flight) -> m.Flight:
+    """One of whose items some were refused: every other place of the proposal."""
+    return attrs.evolve(flight, indices=tuple(range(0, 2 * len(flight.items), 2)))
 
 
 def field_values(hint: Any, rule: Any) -> st.SearchStrategy[Any]:

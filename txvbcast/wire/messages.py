@@ -126,6 +126,10 @@ class Flight:
     items: tuple[bytes, ...]
     indices: tuple[int, ...] | None = attrs.field(default=None, validator=COUNTS)
 
+    def __attrs_post_init__(self) -> None:
+        if self.indices is not None and len(self.indices) != len(self.items):
+            raise ValueError(f"indices must name a place for each item: {len(self.indices)} for {len(self.items)}")
+
 
 @attrs.frozen
 class StandingEntry:
