@@ -1,4 +1,7 @@
-"""Every story in tests/scenarios leads to what stands in it; TXVBCAST_REWRITE_SCENARIOS=1 writes what it leads to now."""
+"""Every story in tests/scenarios leads to what stands in it.
+
+TXVBCAST_REWRITE_SCENARIOS=1 writes down what it leads to now.
+"""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class PlantedDefectTests(unittest.SynchronousTestCase):
         for seed in range(SEEDS_TO_FIND):
             try:
                 Swarm(seed).run()
-            except Exception:  # whatever stops the run has found it
+            except Exception:  # noqa: BLE001 - whatever stops the run has found it
                 self.flushLoggedErrors()
                 return
         self.fail(f"survived {SEEDS_TO_FIND} seeds")
