@@ -158,9 +158,13 @@ class ClusterCase(unittest.TestCase):
         """Wait until ``condition`` holds, looking rarely.
 
         :raises TimeoutError: it does not hold within ``patience_s``.
+        :raises ChildProcessError: a node has ended that nobody has ended.
         """
         until_s = time.monotonic() + patience_s
         while not condition():
+            for node in self.cluster.nodes.values():
+                if node.process is not None and node.process.poll() is not None:
+                    raise ChildProcessError(f"node {node.node_id} has ended by itself; its log is {node.log}")
             if time.monotonic() > until_s:
                 seen = {k: node.status() for k, node in self.cluster.nodes.items()}
                 where = self.cluster.directory

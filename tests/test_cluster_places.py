@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import attrs
+
 from tests.cluster import ClusterCase
 from tests.net_samples import no_ipv6
+from txvbcast.cli.local import LocalCluster
 
 
 class Addresses(ClusterCase):
@@ -53,3 +58,17 @@ class Folders(ClusterCase):
         for node in cluster.nodes.values():
             node.stop()
         self.run_cluster()
+
+
+class Ports(ClusterCase):
+    """Several clusters on one machine."""
+
+    def test_clusters_do_not_meet(self) -> None:
+        """Each gets ports of its own before its processes take them, and takes no other's nodes for its own."""
+        cluster = self.make(nodes=1)
+        other = LocalCluster(Path(self.mktemp()), nodes=1)
+        self.addCleanup(other.stop)
+        self.assertNotEqual(other[1].api.url, cluster[1].api.url)
+        self.run_cluster()
+        self.assertIsNotNone(cluster[1].status())
+        self.assertIsNone(attrs.evolve(cluster[1], process=None).status())

@@ -34,11 +34,28 @@ def free_base_port(nodes: int, host: str = DEFAULT_HOST) -> int:
 
     :raises OSError: there is none.
     """
+    base, claim = claim_base_port(nodes, host)
+    claim.close()
+    return base
+
+
+def claim_base_port(nodes: int, host: str = DEFAULT_HOST) -> tuple[int, socket.socket]:
+    """The same, and a socket: while that is open, no other process is given this base port here.
+
+    :raises OSError: there is none.
+    """
     start = os.getpid() * 7 % len(_BASE_PORTS)
     for step in range(len(_BASE_PORTS)):
         base = _BASE_PORTS[(start + step) % len(_BASE_PORTS)]
+        claim = socket.socket()
+        try:
+            claim.bind((DEFAULT_HOST, base))  # no node uses the base port itself
+        except OSError:
+            claim.close()
+            continue
         if all(_is_free(host, base + 10 * k + offset) for k in range(1, nodes + 1) for offset in range(3)):
-            return base
+            return base, claim
+        claim.close()
     raise OSError(f"no free ports were found on {host}")
 
 
@@ -124,7 +141,9 @@ class LocalNode:
             self.process = None
 
     def status(self) -> dict[str, Any] | None:
-        """What it says of itself; None while it cannot be reached."""
+        """What it says of itself; None while it cannot be reached, and when it has no process."""
+        if self.process is None or self.process.poll() is not None:
+            return None  # whoever answers there is another
         try:
             return self.api.get("/v1/status").document()
         except Failed:
@@ -147,7 +166,11 @@ class LocalCluster:
         host: str = DEFAULT_HOST,
     ) -> None:
         self.directory = directory
-        base = free_base_port(nodes, host) if base_port is None else base_port
+        self._claim: socket.socket | None = None
+        if base_port is None:
+            base, self._claim = claim_base_port(nodes, host)
+        else:
+            base = base_port
         paths = write_cluster(directory, nodes, [host], base, name, insecure=True)
         self.nodes = {
             k: LocalNode(
@@ -175,6 +198,8 @@ class LocalCluster:
             node.ask_to_stop()
         for node in self.nodes.values():
             node.reap()
+        if self._claim is not None:
+            self._claim.close()
 
     def wait(self, what: str, condition: Callable[[], bool], patience_s: float = PATIENCE_S) -> float:
         """Wait until ``condition`` holds; how long that took, in seconds.
