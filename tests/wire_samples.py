@@ -92,7 +92,7 @@ TYPICAL: dict[str, m.Message] = {
     "Start": m.Start(
         epoch=EPOCH, base=40, runs=(m.Run(first=41, epoch=OLD_EPOCH), m.Run(first=43, epoch=EPOCH)), last=43
     ),
-    "WantStart": m.WantStart(epoch=EPOCH, committed=38),
+    "WantStart": m.WantStart(epoch=EPOCH),
     "Fetch": m.Fetch(epoch=EPOCH, log_epoch=OLD_EPOCH, first=41, last=42),
     "Entries": m.Entries(epoch=EPOCH, log_epoch=OLD_EPOCH, entries=(FLIGHT_ENTRY, STANDING_ENTRY)),
     "FetchRefused": m.FetchRefused(epoch=EPOCH, log_epoch=OLD_EPOCH, reason="promised a higher epoch"),

@@ -25,6 +25,7 @@ from txvbcast.driver import Change, Driver
 from txvbcast.interfaces import IObserver, IResourceManager
 from txvbcast.managers import plugins
 from txvbcast.managers.kv import KeyValueManager
+from txvbcast.monotonic import use_monotonic_time
 from txvbcast.net.names import resolve
 from txvbcast.net.network import Network
 from txvbcast.store.sqlite import SqliteStore
@@ -107,8 +108,11 @@ class Service(service.Service):
     def startService(self) -> None:
         """Open the store and begin to listen; :attr:`listening` fires when that is done.
 
+        Timers are measured by the monotonic clock from now on, if none is waiting yet.
+
         :raises StoreError: the data directory cannot be used.
         """
+        self._use_monotonic_time()
         config = self.config
         self._store, stored = SqliteStore.open(
             config.data_dir, config.node_id, config.cluster_id, self._reactor, self._halted
@@ -137,6 +141,15 @@ class Service(service.Service):
             last_seq=stored.last_seq,
         )
         Deferred.fromCoroutine(self._listen()).addErrback(self._cannot_listen)
+
+    def _use_monotonic_time(self) -> None:
+        try:
+            use_monotonic_time(self._reactor)
+        except RuntimeError:
+            log.warn(
+                "timers were set before this node was started, so all timers follow steps of the wall clock; "
+                "call txvbcast.monotonic.use_monotonic_time(reactor) first"
+            )
 
     async def _listen(self) -> None:
         network, driver = self._network, self._driver

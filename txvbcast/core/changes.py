@@ -80,8 +80,7 @@ class Changes:
         change = self.under_way.pop(change_id, None)
         if change is None:
             return False
-        late = f"the change ended ({outcome}) before the cluster answered"
-        self._answer(change, ChangeAnswered(change_id, False, late))
+        self._answer(change, ChangeAnswered(change_id, confirmed=False))
         self.revision += 1
         self.commons.out.append(ChangeClosed(change_id, outcome))
         return True

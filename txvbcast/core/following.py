@@ -87,7 +87,7 @@ class Following:
     def want_start(self) -> None:
         """Ask for the Start of the epoch followed, unless its log is here or on its way."""
         if self.epoch != self.journal.log_epoch and self.transfer is None:
-            self.commons.send(self.master, WantStart(self.epoch, self.journal.committed))
+            self.commons.send(self.master, WantStart(self.epoch))
 
     def _go_on(self) -> None:
         transfer = self.transfer

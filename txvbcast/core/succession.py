@@ -110,8 +110,15 @@ class Succession:
                 self.mastership.machine.claim(ClaimWhy.INACTIVE, self.following.epoch, None)
             return
         if now_s - max(self.master_heard_s, core.quiet_since_s) > self.liveness.timeout_s + stagger_s:
-            self.mastership.machine.suspect(f"node {master} is silent" if master else "no master was ever heard")
+            self.mastership.machine.suspect(self._why_suspect())
             self._check_probe()
+
+    def _why_suspect(self) -> str:
+        if self.following.epoch == 0:
+            return "no master was ever heard"
+        if self.following.master == self.commons.me:
+            return "this node has left its office and hears of no other master"
+        return f"node {self.following.master} is silent"
 
     # --- others' claims ------------------------------------------------------------
 

@@ -378,10 +378,9 @@ class Start:
 
 @attrs.frozen
 class WantStart:
-    """The sender needs the Start of ``epoch`` with runs from above its ``committed`` on."""
+    """The sender hears the master of ``epoch`` and has not seen its Start."""
 
     epoch: int = attrs.field(validator=POSITIVE)
-    committed: int = attrs.field(validator=COUNT)
 
 
 @attrs.frozen
