@@ -96,17 +96,18 @@ class Everybody(ClusterCase):
     """All nodes end."""
 
     def test_killed(self) -> None:
-        """All at once and under load: what a client heard as committed is there afterwards."""
+        """All at once and under load, twice: what a client heard as committed is there afterwards."""
         cluster = self.start()
-        with self.load(1, 2, 3) as load:
-            load.wait_committed(200)
-            for node in cluster.nodes.values():
-                node.signal(signal.SIGKILL)
-            for node in cluster.nodes.values():
-                node.reap()
-        self.assertGreaterEqual(len(load.committed()), 200)
-        self.assertGreater(len(load.failed()), 0)
-        self.run_cluster()
+        for _ in range(2):
+            with self.load(1, 2, 3) as load:
+                load.wait_committed(200)
+                for node in cluster.nodes.values():
+                    node.signal(signal.SIGKILL)
+                for node in cluster.nodes.values():
+                    node.reap()
+            self.assertGreaterEqual(len(load.committed()), 200)
+            self.assertGreater(len(load.failed()), 0)
+            self.run_cluster()
         with self.load(1, 2, 3) as load:
             load.wait_committed(100)
         self.assert_all_committed(load)
