@@ -9,8 +9,8 @@ import json
 import os
 import platform
 import resource
-import shutil
 import signal
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -409,6 +409,11 @@ class CommandTests(CliCase):
 class LocalNodesTests(unittest.TestCase):
     """A cluster of its own, that does not come to be."""
 
+    def setUp(self) -> None:
+        self.temporary = Path(self.mktemp())
+        self.temporary.mkdir(parents=True)
+        self.patch(tempfile, "tempdir", str(self.temporary))
+
     def failure_of_starting(self) -> str:
         with self.assertRaises(Failed) as caught:
             measuring.local_nodes(2).__enter__()
@@ -419,6 +424,7 @@ class LocalNodesTests(unittest.TestCase):
         self.patch(local, "_is_free", lambda *_: False)
         error = self.failure_of_starting()
         self.assertIn("a cluster cannot be made on this machine: no free ports", error)
+        self.assertEqual(list(self.temporary.iterdir()), [])
 
     def test_does_not_start(self) -> None:
         """The files stay, for whoever wants to know why."""
@@ -431,7 +437,6 @@ class LocalNodesTests(unittest.TestCase):
         self.assertRegex(error, "^not within 30 s: .*; the files of the nodes stay in ")
         directory = Path(error.rpartition(" ")[2])
         self.assertTrue((directory / "node2.yaml").exists())
-        shutil.rmtree(directory)
 
 
 class RealTests(CliCase):

@@ -178,8 +178,11 @@ def local_nodes(count: int) -> Iterator[Nodes]:
     :raises Failed: it does not start, or what is done with it fails.
     """
     try:
-        directory = Path(tempfile.mkdtemp(prefix="vbcast-bench-"))
-        cluster = LocalCluster(directory, count, name="bench")
+        with contextlib.ExitStack() as undo:
+            directory = Path(tempfile.mkdtemp(prefix="vbcast-bench-"))
+            undo.callback(shutil.rmtree, directory)
+            cluster = LocalCluster(directory, count, name="bench")
+            undo.pop_all()
     except OSError as error:
         raise Failed("unreachable", f"a cluster cannot be made on this machine: {error}") from error
     went_wrong = False
