@@ -8,12 +8,13 @@ from tests.core_samples import E1_1, commons, effects, entry, journal
 from txvbcast.config import Address, MemberConfig, ProtocolConfig
 from txvbcast.core import epochs
 from txvbcast.core.catchup import WINDOW_ENTRIES, Server
-from txvbcast.core.effects import Effect, Persist, ReadLog, Send
+from txvbcast.core.effects import Effect, Persist, Prepare, ReadLog, Send
 from txvbcast.core.inputs import Persisted, Received, Restored, StoredState
 from txvbcast.core.replica import Replica
 from txvbcast.wire.messages import (
     Claim,
     ClaimWhy,
+    Committed,
     Entries,
     Entry,
     Fetch,
@@ -143,6 +144,16 @@ class FollowerTests(unittest.SynchronousTestCase):
         self.receive(3, Start(SECOND, 0, (), 0))
         refused = self.sent(self.receive(1, Start(FIRST, 0, (), 0)), Refuse)
         self.assertEqual([message.promised for message in refused if isinstance(message, Refuse)], [SECOND])
+
+    def test_votes_after_what_the_coordinator_has_seen(self) -> None:
+        """A vote waits until this node has applied what the coordinator's clients may have heard of."""
+        self.replica.own.machine.told_normal()
+        self.receive(1, Start(FIRST, 0, (), 0))
+        self.receive(1, Propose(self.flight(1)))
+        self.receive(1, self.order(1, 1))
+        voted = Flight(FlightId(1, 1, 2), Mode.TWO_PHASE, 0, 1, (b"x",), seen=1)
+        self.assertNotIn(Prepare(voted), self.receive(1, Propose(voted)))
+        self.assertIn(Prepare(voted), self.receive(1, Committed(FIRST, 1, 0)))
 
 
 class ServerTests(unittest.SynchronousTestCase):

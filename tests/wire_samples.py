@@ -25,6 +25,7 @@ FLIGHT = m.Flight(
     oldest=15,
     items=(b"\x93\xa2kv\xc4\x03abc\xc0", b""),
     indices=(0, 2),
+    seen=39,
 )
 STANDING = m.StandingEntry(
     node_id=3,

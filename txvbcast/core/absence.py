@@ -191,7 +191,7 @@ class Absence:
         """The third message: to everybody; and the votes that were asked for meanwhile."""
         self.commons.send_others(Normal(self.commons.me, *self._key))
         self.peers[self.commons.me].machine.returned()
-        self.proposals.begin_voting()
+        self.proposals.go_on_voting()
         self.commons.need_turn()
 
     def _resumed(self) -> Resumed:

@@ -41,9 +41,16 @@ class Proposals:
                 return False
             held = self.held[flight.id] = HeldFlight.make(self.commons, flight)
             self._forget_older(flight)
-        if flight.mode.voted and voting:
-            held.machine.asked()
+        if voting:
+            self._ask(held)
         return True
+
+    def _ask(self, held: HeldFlight) -> None:
+        # What the coordinator's clients have heard of is applied here first: it may hold
+        # what this flight needs.
+        flight = held.core.flight
+        if flight.mode.voted and self.journal.applied >= flight.seen:
+            held.machine.asked()
 
     def _is_past(self, flight: Flight) -> bool:
         journal = self.journal
@@ -72,11 +79,11 @@ class Proposals:
         self.held.pop(fid, None)
         self.decisions.pop(fid, None)
 
-    def begin_voting(self) -> None:
-        """This node is normal again: vote on what came in meanwhile."""
+    def go_on_voting(self) -> None:
+        """This node is normal again, or has applied more: vote on what had to wait for that."""
         for held in tuple(self.held.values()):
-            if held.core.flight.mode.voted and held.core.phase == "held":
-                held.machine.asked()
+            if held.core.phase == "held":
+                self._ask(held)
 
     def on_prepared(self, fid: FlightId, refused: tuple[Refusal, ...]) -> None:
         """The resource managers have answered; too late if the flight is over."""

@@ -401,11 +401,15 @@ class Replica:
 
     # --- flights -----------------------------------------------------------------------
 
+    @property
+    def _votes(self) -> bool:
+        return self.own.state in ("normal", "leaving")
+
     def _on_propose(self, peer: int, message: messages.Propose) -> None:
         flight = message.flight
         if flight.id.origin != peer:
             return
-        if self.proposals.on_propose(flight, voting=self.own.state in ("normal", "leaving")):
+        if self.proposals.on_propose(flight, self._votes):
             self._order(flight.id)
         self.following.drain()
 
@@ -503,6 +507,8 @@ class Replica:
         everywhere = self.office.everywhere if self.office is not None else self.following.everywhere
         self.submissions.on_everywhere(min(everywhere, self.journal.applied))
         self.reads.on_applied()
+        if self._votes:
+            self.proposals.go_on_voting()
         if self.office is not None:
             self.office.count()  # a committed standing changes who is counted
             self._reconcile()

@@ -96,6 +96,7 @@ class Submissions:
             born=self.journal.applied_table[self.commons.me].since,
             oldest=min(self.under_way, default=number),
             items=tuple(waiting.item for waiting in batch),
+            seen=self.journal.applied,
         )
         core = CoordinatorCore(
             self.commons,

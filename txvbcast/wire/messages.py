@@ -117,6 +117,7 @@ class Flight:
     :ivar oldest: the lowest flight number that was still under way at the origin.
     :ivar items: one encoded transaction each (:mod:`txvbcast.wire.items`); opaque to the protocol.
     :ivar indices: where some items were refused, the original places of those that are left.
+    :ivar seen: the seq that the origin had applied: nobody votes on the flight before having applied that.
     """
 
     id: FlightId
@@ -125,6 +126,7 @@ class Flight:
     oldest: int = attrs.field(validator=POSITIVE)
     items: tuple[bytes, ...]
     indices: tuple[int, ...] | None = attrs.field(default=None, validator=COUNTS)
+    seen: int = attrs.field(default=0, validator=COUNT)
 
     def __attrs_post_init__(self) -> None:
         if self.indices is not None and len(self.indices) != len(self.items):
