@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 from twisted.trial import unittest
 
 from tests.core_samples import E1_1, commons, effects, entry, journal
@@ -93,6 +94,19 @@ class FollowerTests(unittest.SynchronousTestCase):
         self.assertEqual(self.sent(self.receive(1, self.order(5, 5)), Fetch), [])
         entries = tuple(Entry(seq, FIRST, flight=self.flight(seq)) for seq in (1, 2))
         self.assertEqual(self.sent(self.receive(1, Entries(FIRST, FIRST, entries)), Fetch), [Fetch(FIRST, FIRST, 3, 5)])
+
+    def test_keeps_payloads_while_it_lags(self) -> None:
+        """What its coordinator has settled may still be ahead of this node: then it needs no second copy of it."""
+        self.receive(1, Start(FIRST, 0, (Run(1, FIRST),), 2))
+        for number in (3, 4, 5):
+            later = attrs.evolve(self.flight(number), oldest=number, seen=number - 1)
+            self.receive(1, Propose(later))
+            self.receive(1, self.order(number, number))
+        entries = tuple(Entry(seq, FIRST, flight=self.flight(seq)) for seq in (1, 2))
+        self.assertEqual(self.sent(self.receive(1, Entries(FIRST, FIRST, entries)), Fetch), [])
+        self.assertEqual(self.replica.journal.tail, 5)
+        self.receive(1, Propose(attrs.evolve(self.flight(6), oldest=6, seen=5)))
+        self.assertEqual([fid.number for fid in self.replica.proposals.held], [6])
 
     def test_missing_payload_is_waited_for(self) -> None:
         """It comes from its coordinator, over another link, and may be on its way."""

@@ -63,7 +63,10 @@ class Proposals:
 
     def _forget_older(self, flight: Flight) -> None:
         # What is below the origin's oldest flight under way is settled there.  What is
-        # prepared here stays until the log, a Withdraw or a StandingEntry says how.
+        # prepared here stays until the log, a Withdraw or a StandingEntry says how; and of
+        # what the origin has applied this log may lack some, whose payload is wanted then.
+        if self.journal.tail < flight.seen:
+            return
         origin = flight.id.origin
         older = FlightId(origin, flight.id.incarnation, flight.oldest)
         for fid, held in tuple(self.held.items()):
