@@ -257,6 +257,7 @@ REFUSED: dict[str, tuple[str, int | None, str]] = {
     "floor too high": (added("quorum: {planned_floor: 4}"), 13, "to the number of members, 3, got 4"),
     "no pending": (added("limits: {pending: 0}"), 13, "limits.pending: expected at least 1, got 0"),
     "large flight": (added("limits: {flight_bytes: 17MiB}"), 13, "limits.flight_bytes: expected at most 16MiB, got"),
+    "many flights": (added("limits: {flights: 257}"), 13, "limits.flights: expected at most 256, got 257"),
     "large payload": (added("limits: {payload: 2MiB}"), 13, "limits.payload: 2MiB does not fit a flight: expected at"),
     "unknown kind": (added("estimates: {migrate: 5s}"), 13, "estimates.migrate: unknown kind of change, did you mean"),
     "estimate too long": (added("estimates: {freeze: 2h}"), 13, "estimates.freeze: expected more than 0s and at most"),

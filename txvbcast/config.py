@@ -13,6 +13,9 @@ CHANGE_KINDS = (
     "freeze", "snapshot", "suspend", "reboot", "redeploy", "custom",
 )  # fmt: skip
 
+#: The most flights that one coordinator may have under way, on any node: others keep as many of its payloads.
+FLIGHTS_MAX = 256
+
 
 @attrs.frozen
 class Address:

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 import attrs
 
 from txvbcast.addresses import check_address, is_wildcard, same_place
-from txvbcast.config import CHANGE_KINDS, Address, Config
+from txvbcast.config import CHANGE_KINDS, FLIGHTS_MAX, Address, Config
 from txvbcast.errors import ConfigError
 from txvbcast.units import DURATION_S_MAX, format_duration, format_size
 
@@ -164,6 +164,8 @@ def _bounds(config: Config) -> Iterator[Problem]:
     if limits.flight_bytes > FLIGHT_BYTES_MAX:
         text = f"expected at most {format_size(FLIGHT_BYTES_MAX)}, got {format_size(limits.flight_bytes)}"
         yield Problem("limits.flight_bytes", text)
+    if limits.flights > FLIGHTS_MAX:
+        yield Problem("limits.flights", f"expected at most {FLIGHTS_MAX}, got {limits.flights}")
     if limits.payload > limits.flight_bytes:
         yield Problem(
             "limits.payload",

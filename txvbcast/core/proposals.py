@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import attrs
 
+from txvbcast.config import FLIGHTS_MAX
 from txvbcast.core.commons import Commons
 from txvbcast.core.flights import HeldFlight
 from txvbcast.core.journal import Journal
 from txvbcast.core.ordering import fits
 from txvbcast.wire.messages import AskFlight, Decide, Flight, FlightId, Refusal
-
-#: Proposals kept for one origin; the coordinator's own bound is far lower.
-HELD_PER_ORIGIN_MAX = 1024
 
 
 @attrs.define(eq=False)
@@ -37,7 +35,7 @@ class Proposals:
             return False
         held = self.held.get(flight.id)
         if held is None:
-            if sum(fid.origin == flight.id.origin for fid in self.held) >= HELD_PER_ORIGIN_MAX:
+            if sum(fid.origin == flight.id.origin for fid in self.held) >= FLIGHTS_MAX:
                 return False
             held = self.held[flight.id] = HeldFlight.make(self.commons, flight)
             self._forget_older(flight)
@@ -103,7 +101,7 @@ class Proposals:
     def on_withdraw(self, fid: FlightId) -> None:
         """Its coordinator has given a flight up."""
         given_up = self.withdrawn.setdefault(fid.origin, set())
-        if len(given_up) < HELD_PER_ORIGIN_MAX:
+        if len(given_up) < FLIGHTS_MAX:
             given_up.add(fid)
         self._release(fid, "withdrawn by its coordinator")
 
