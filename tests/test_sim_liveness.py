@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial import unittest
 
-from txvbcast.config import ProtocolConfig, ResponseTimeoutConfig
+from txvbcast.config import ProtocolConfig, QuorumConfig, ResponseTimeoutConfig
 from txvbcast.sim.network import Conditions
 from txvbcast.sim.world import World
 from txvbcast.wire.messages import Mode
@@ -75,3 +75,26 @@ class LivenessTests(unittest.SynchronousTestCase):
         patient_s = self.time_of_vote(ResponseTimeoutConfig(normal_s=1.0, inactive_s=0.4))
         self.assertGreater(patient_s, 0.4)
         self.assertLess(patient_s, 0.6)
+
+    def one_after_the_other(self, last_man_standing: bool) -> str:
+        """What a client hears on the only node that is left after two crashes, some time apart."""
+        quorum = QuorumConfig(last_man_standing=last_man_standing)
+        world = World(6, 3, config=ProtocolConfig(1, (), quorum=quorum))
+        world.run_until(world.settled, 10.0, "settled")
+        for node_id in (3, 2):
+            world.crash(node_id)
+            world.run(2.0)
+        outcome = world.submit(1, b"alone", timeout_s=1.0)
+        world.run(2.0)
+        for node_id in (3, 2):
+            world.restart(node_id)
+        world.run_until(world.quiet, 30.0, "everybody is back")
+        world.check()
+        voters = {node.driver.replica.journal.table.voters for node in world.nodes.values()}
+        self.assertEqual(voters, {(1, 2, 3)})
+        return outcome.kind
+
+    def test_last_man_standing(self) -> None:
+        """Only if it is configured do silent members lose their votes, one after the other, down to the last."""
+        self.assertEqual(self.one_after_the_other(last_man_standing=True), "committed")
+        self.assertEqual(self.one_after_the_other(last_man_standing=False), "NoQuorum")

@@ -303,9 +303,9 @@ class Replica:
             self._on_woke(late_s)
         self._ticks += 1
         self.absence.on_tick()
-        self.succession.on_tick()
         self.roster.on_tick()
-        self._reconcile()
+        self._reconcile()  # before the quorum is looked at: a last man standing lets the silent go first
+        self.succession.on_tick()
         self.proposals.on_tick()
         self.submissions.on_tick()
         self.reads.on_tick()
