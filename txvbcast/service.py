@@ -33,6 +33,8 @@ from txvbcast.wire.messages import Mode
 
 log = Logger()
 
+#: Clients that may connect in one go: one more would wait a second or longer for its kernel to try again.
+HTTP_BACKLOG = 1024
 #: Pieces of the stored log that are read at once at start, in bytes.
 RESTORE_BYTES = 4 << 20
 
@@ -163,7 +165,9 @@ class Service(service.Service):
         if not self.running:
             return
         try:
-            self._port = self._reactor.listenTCP(address.port, self._http.site, interface=(hosts or (address.host,))[0])
+            self._port = self._reactor.listenTCP(
+                address.port, self._http.site, HTTP_BACKLOG, interface=(hosts or (address.host,))[0]
+            )
         except CannotListenError as error:
             raise errors.ConfigError(
                 f"listen.http: cannot listen at {address}: {error.socketError}; "
