@@ -10,10 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import attrs
@@ -22,7 +21,7 @@ from rich.console import Console
 
 from txvbcast.cli.demo_show import Show
 from txvbcast.cli.failures import Exit
-from txvbcast.cli.local import LocalCluster, LocalNode
+from txvbcast.cli.local import ENDS, LocalCluster, LocalNode, ended_like_interrupted
 from txvbcast.cli.session import NODE_VARIABLE
 from txvbcast.cli.tables import console
 from txvbcast.errors import ConfigError
@@ -32,7 +31,6 @@ NODES_MIN, NODES_MAX = 2, 9
 #: How long nodes may take to end when they are asked to.
 END_S = 10.0
 #: Besides Ctrl-C: the polite kill, and the end of the terminal.
-_ENDS = (signal.SIGTERM, signal.SIGHUP)
 
 
 @click.command(short_help="Show a cluster on this machine going through absences.")
@@ -69,7 +67,7 @@ def demo(context: click.Context, keep: bool, nodes: int, directory: Path | None,
     _, root_json = context.find_object(tuple) or (None, False)
     as_json = as_json or root_json
     out = console(on_stderr=as_json)
-    with _interruptible():
+    with ended_like_interrupted():
         try:
             report = _run(Stage(nodes, directory, keep, out))
         except KeyboardInterrupt:
@@ -88,22 +86,6 @@ class Stage:
     directory: Path | None
     keep: bool
     console: Console
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Take SIGTERM and the end of the terminal for Ctrl-C: whatever ends this must end the nodes too."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    numbers = [number for number in _ENDS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _run(stage: Stage) -> dict[str, Any]:
@@ -152,7 +134,7 @@ def end_nodes(nodes: Iterable[LocalNode], patience_s: float) -> None:
 
     A second Ctrl-C does not keep it from doing so.
     """
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *_ENDS)}
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *ENDS)}
     try:
         for node in nodes:
             node.ask_to_stop()

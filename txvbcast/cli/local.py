@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from txvbcast.config import Address
 from txvbcast.store.sqlite import dump
 from txvbcast.wire.messages import Entry
 
+#: Signals that end a program besides Ctrl-C.
+ENDS = (signal.SIGTERM, signal.SIGHUP)
 #: How long anything of a local cluster may take before it is given up.
 PATIENCE_S = 30.0
 #: How often a condition is looked at.
@@ -70,6 +73,18 @@ def _is_free(host: str, port: int) -> bool:
             except OSError:
                 return False
     return True
+
+
+@contextlib.contextmanager
+def ended_like_interrupted() -> Iterator[None]:
+    """Take SIGTERM and the end of the terminal for Ctrl-C: whatever ends a block with nodes must end the nodes too."""
+    heeded = [number for number in ENDS if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup has it
+    before = {number: signal.signal(number, signal.default_int_handler) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @attrs.define(eq=False)

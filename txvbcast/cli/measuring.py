@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from txvbcast.cli import machine
 from txvbcast.cli.api import DEFAULT_PORT, Api
 from txvbcast.cli.failures import Failed
 from txvbcast.cli.load import LoadResult, LoadSpec
-from txvbcast.cli.local import LocalCluster
+from txvbcast.cli.local import LocalCluster, ended_like_interrupted
 from txvbcast.cli.session import printable
 from txvbcast.config import Address
 from txvbcast.core import epochs
@@ -186,7 +185,7 @@ def local_nodes(count: int) -> Iterator[Nodes]:
     except OSError as error:
         raise Failed("unreachable", f"a cluster cannot be made on this machine: {error}") from error
     went_wrong = False
-    with _interrupted_by(signal.SIGTERM, signal.SIGHUP):
+    with ended_like_interrupted():
         try:
             cluster.start()
             yield Nodes([node.api for node in cluster.nodes.values()], cluster)
@@ -197,14 +196,3 @@ def local_nodes(count: int) -> Iterator[Nodes]:
             cluster.stop()
             if not went_wrong:
                 shutil.rmtree(directory)
-
-
-@contextlib.contextmanager
-def _interrupted_by(*signals: signal.Signals) -> Iterator[None]:
-    heeded = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup has it
-    before = {number: signal.signal(number, signal.default_int_handler) for number in heeded}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -151,10 +151,6 @@ class Journal:
         member = table.get(flight.id.origin)
         return member is None or flight.born < member.since or flight.id.incarnation < member.incarnation
 
-    def entry(self, seq: int) -> Entry:
-        """An entry that is not applied yet."""
-        return self._entries[seq]
-
     def bytes_above(self, seq: int) -> int:
         """Payload bytes of the entries after ``seq``: what a member that holds ``seq`` lacks."""
         return self._bytes[-1] - self._bytes[min(seq, self.tail)]

@@ -80,7 +80,7 @@ class Replica:
         self.mastership = Mastership.make(commons, journal)
         self.roster = Roster(commons, journal, self.liveness, self.peers, self.own)
         self.succession = Succession(
-            commons, journal, self.liveness, self.peers, self.own, self.following, self.mastership, self.roster
+            commons, journal, self.liveness, self.peers, self.own, self.following, self.mastership
         )
         self.absence = Absence(
             commons,

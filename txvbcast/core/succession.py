@@ -14,7 +14,6 @@ from txvbcast.core.following import Following
 from txvbcast.core.journal import Journal
 from txvbcast.core.liveness import Liveness
 from txvbcast.core.mastership import Mastership
-from txvbcast.core.roster import Roster
 from txvbcast.core.standing import OwnLife, Peer
 from txvbcast.core.table import claim_rank, is_quorum
 from txvbcast.wire.messages import (
@@ -52,7 +51,6 @@ class Succession:
     own: OwnLife
     following: Following
     mastership: Mastership
-    roster: Roster
     master_heard_s: float = -inf
     plan: Plan | None = None
     all_back_since_s: float | None = None
