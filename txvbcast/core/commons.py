@@ -14,6 +14,7 @@ import attrs
 from txvbcast.config import ProtocolConfig
 from txvbcast.core.effects import Effect, Notify, Send, SendDatagram, SetTimer
 from txvbcast.core.inputs import StoredState
+from txvbcast.core.marks import Mark
 from txvbcast.core.signals import Signal
 from txvbcast.wire.messages import Message
 
@@ -35,6 +36,7 @@ class Commons:
 
     :ivar now_s: the time of the step under way, on the caller's monotonic clock.
     :ivar loopback: messages to this node itself, delivered before the step ends.
+    :ivar reached: the rare branches that this replica has been in; for tests to read, and for nobody else.
     """
 
     config: ProtocolConfig
@@ -45,6 +47,7 @@ class Commons:
     signals: deque[Signal] = attrs.field(factory=deque)
     loopback: deque[Message] = attrs.field(factory=deque)
     turn_armed: bool = False
+    reached: set[Mark] = attrs.field(factory=set)
 
     @property
     def me(self) -> int:
@@ -81,6 +84,10 @@ class Commons:
     def signal(self, signal: Signal) -> None:
         """Tell the other parts, when this part is done."""
         self.signals.append(signal)
+
+    def reach(self, mark: Mark) -> None:
+        """Say that a rare branch was taken; it changes nothing."""
+        self.reached.add(mark)
 
     def notify(self, kind: str, node_id: int, reason: str, facts: Mapping[str, object] | None = None) -> None:
         """Tell operators and applications."""

@@ -8,6 +8,7 @@ from txvbcast.core import epochs
 from txvbcast.core.catchup import Transfer
 from txvbcast.core.commons import Commons
 from txvbcast.core.journal import Journal
+from txvbcast.core.marks import Mark
 from txvbcast.core.ordering import accepted_part, fits
 from txvbcast.core.proposals import Proposals
 from txvbcast.core.signals import Advanced
@@ -101,6 +102,8 @@ class Following:
             return
         self.transfer = None
         if transfer.adopting:
+            if transfer.match < self.journal.tail:
+                self.commons.reach(Mark.TAIL_DROPPED_FOR_START)
             self.journal.adopt(transfer.match, transfer.got, transfer.adopting)
         self._forget_appended()
         self.drain()
