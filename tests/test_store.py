@@ -444,7 +444,7 @@ class MemoryStoreTests(StoreContract, unittest.TestCase):
         self.persist(store, 1, entries=entries(1, 1))
         self.clock.advance(0)
         self.persist(store, 2, entries=entries(2, 2))
-        store.crash(keep_syncing=True)
+        store.crash(keep=1.0)
         self.clock.pump([0.02] * 5)
         self.assertEqual((self.acked, self.disk.entries), ([], list(entries(1, 1))))
 

@@ -14,7 +14,10 @@ from txvbcast.core.signals import Advanced
 from txvbcast.core.submissions import Submissions
 from txvbcast.errors import Aborted, Committed
 from txvbcast.sim.checks import Agreement, Violation, check_outcomes
-from txvbcast.sim.swarm import FAULTS, Options, Swarm
+from txvbcast.sim.faults import FAULTS
+from txvbcast.sim.options import Options
+from txvbcast.sim.swarm import Swarm
+from txvbcast.sim.world import Outcome
 from txvbcast.wire.messages import Entry, Flight, FlightId, Mode, Standing, StandingEntry, Stored
 
 #: Seeds that every run of the tests goes through.
@@ -41,7 +44,7 @@ class SwarmTests(unittest.SynchronousTestCase):
         """The seeds above have among them every kind of fault and every number of nodes."""
         options = [Options.draw(seed) for seed in SEEDS]
         self.assertEqual({kind for option in options for kind in option.faults}, set(FAULTS))
-        self.assertEqual({option.nodes for option in options}, {2, 3, 4, 5})
+        self.assertEqual({option.nodes for option in options}, {2, 3, 4, 5, 6, 7, 8, 9})
 
     def test_same_seed_same_run(self) -> None:
         """A seed names a run: the same events at the same times."""
@@ -128,29 +131,44 @@ class CheckTests(unittest.SynchronousTestCase):
     def test_order(self) -> None:
         """A gap or a repeat is a violation."""
         agreement = Agreement()
-        agreement.on_apply(1, 1, self.flight(1), False)
-        self.assertRaises(Violation, agreement.on_apply, 1, 1, self.flight(1), False)
-        self.assertRaises(Violation, agreement.on_apply, 1, 1, self.flight(3), False)
-        agreement.on_apply(1, 2, self.flight(1), False)  # the next life begins anew
+        agreement.note(1, 1, self.flight(1), False)
+        self.assertRaises(Violation, agreement.note, 1, 1, self.flight(1), False)
+        self.assertRaises(Violation, agreement.note, 1, 1, self.flight(3), False)
+        agreement.note(1, 2, self.flight(1), False)  # the next life begins anew
 
     def test_agreement(self) -> None:
         """Another entry, or another judgement on it, is a violation."""
         agreement = Agreement()
-        agreement.on_apply(1, 1, self.flight(1), False)
+        agreement.note(1, 1, self.flight(1), False)
         other = Entry(1, 65537, standing=StandingEntry(1, Standing.NORMAL, True, 1, 0))
-        self.assertRaises(Violation, agreement.on_apply, 2, 1, other, False)
-        self.assertRaises(Violation, agreement.on_apply, 3, 1, self.flight(1), True)
+        self.assertRaises(Violation, agreement.note, 2, 1, other, False)
+        self.assertRaises(Violation, agreement.note, 3, 1, self.flight(1), True)
 
     def test_flight_once(self) -> None:
         """A flight that takes effect at two places is a violation."""
         agreement = Agreement()
-        agreement.on_apply(1, 1, self.flight(1), False)
-        self.assertRaises(Violation, agreement.on_apply, 1, 1, self.flight(2), False)
+        agreement.note(1, 1, self.flight(1), False)
+        self.assertRaises(Violation, agreement.note, 1, 1, self.flight(2), False)
+
+    def outcome(self, payload: bytes, answer: Committed | Exception, request_id: str | None = None) -> Outcome:
+        """What a client heard."""
+        return Outcome(payload, 1, 0.0, request_id=request_id, answer=answer)
 
     def test_outcomes(self) -> None:
         """What a client heard must be what happened."""
-        check_outcomes([(b"a", Committed(1, 0, b""))], [(1, b"a")])
-        self.assertRaises(Violation, check_outcomes, [(b"a", Committed(1, 0, b""))], [])
-        self.assertRaises(Violation, check_outcomes, [(b"a", Committed(1, 0, b""))], [(2, b"a")])
-        self.assertRaises(Violation, check_outcomes, [(b"a", Aborted("no"))], [(1, b"a")])
+        committed = self.outcome(b"a", Committed(1, 0, b""))
+        check_outcomes([committed], [(1, b"a")])
+        self.assertRaises(Violation, check_outcomes, [committed], [])
+        self.assertRaises(Violation, check_outcomes, [committed], [(2, b"a")])
+        self.assertRaises(Violation, check_outcomes, [self.outcome(b"a", Aborted("no"))], [(1, b"a")])
         self.assertRaises(Violation, check_outcomes, [], [(1, b"a"), (2, b"a")])
+
+    def test_requests(self) -> None:
+        """All attempts at a request hear of the one that took effect."""
+        first = self.outcome(b"a.1", Committed(1, 0, b""), "a")
+        second = self.outcome(b"a.2", Committed(1, 0, b""), "a")
+        check_outcomes([first, second], [(1, b"a.1")])
+        check_outcomes([first, second], [(1, b"a.2")])
+        self.assertRaises(Violation, check_outcomes, [first, second], [(1, b"a.1"), (2, b"a.2")])
+        other = self.outcome(b"a.2", Committed(2, 0, b""), "a")
+        self.assertRaises(Violation, check_outcomes, [first, other], [(1, b"a.1")])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -117,6 +117,7 @@ class Driver:
     :param wall_s: seconds of the wall clock, for events only.
     :param on_halt: called once with the error that stopped the node: it must not go on.
     :param node_facts: what ``status`` adds about this node (name, vms).
+    :param on_step: told of every input and its effects before these are carried out, for tracing.
     """
 
     def __init__(
@@ -130,6 +131,7 @@ class Driver:
         wall_s: Callable[[], float],
         on_halt: Callable[[BaseException], None],
         node_facts: Mapping[str, object] | None = None,
+        on_step: Callable[[Input, Sequence[effects.Effect]], None] | None = None,
     ) -> None:
         self.config = config
         self.replica = Replica(config, stored)
@@ -142,6 +144,7 @@ class Driver:
         self._wall_s = wall_s
         self._on_halt = on_halt
         self._node_facts = dict(node_facts or {})
+        self._on_step = on_step
         self._halted = False
         self._inputs: deque[Input] = deque()
         self._stepping = False
@@ -234,7 +237,7 @@ class Driver:
         self._stepping = True
         try:
             while self._inputs:
-                self._carry_out(self.replica.step(self._clock.seconds(), self._inputs.popleft()))
+                self._handle(self._inputs.popleft())
         except Exception as error:  # noqa: BLE001
             # A defect in the core, or a resource manager whose state is no longer the
             # others': going on could break what was promised, so the node stops here.
@@ -243,6 +246,12 @@ class Driver:
             self._on_halt(error)
         finally:
             self._stepping = False
+
+    def _handle(self, event: Input) -> None:
+        wanted = self.replica.step(self._clock.seconds(), event)
+        if self._on_step is not None:
+            self._on_step(event, wanted)
+        self._carry_out(wanted)
 
     def _carry_out(self, wanted: Iterable[effects.Effect]) -> None:
         for effect in wanted:

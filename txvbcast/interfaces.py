@@ -66,6 +66,9 @@ class IResourceManager(Interface):
         True: this node can perform it, and keeps what it needs for that until ``commit`` or
         ``abort`` of the same transaction.  False or :class:`Refused`: it cannot; nothing is
         kept, and neither ``commit`` nor ``abort`` follows.
+
+        While a Deferred has not fired the others may go on without this vote: ``commit`` then comes
+        first, and nothing follows the answer; or the transaction is given up, and ``abort`` follows a True.
         """
 
     def commit(tx: Tx) -> bytes:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import struct
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 
@@ -15,15 +17,24 @@ from txvbcast.wire.messages import Message
 
 CLUSTER_ID = "simulated"
 
+_PLACE = struct.Struct("<dHH?")
 
-@attrs.define
+
+@attrs.frozen
 class Conditions:
-    """How well the network works; delays in seconds, chances from 0 to 1."""
+    """How well the network works; delays in seconds, chances from 0 to 1.
+
+    :ivar link_break: the chance that a connection breaks under a message.
+    :ivar datagram_late, late_s: the chance that a datagram is overtaken by what is sent within ``late_s`` after it.
+    :ivar reconnect_s: how long a broken link takes to be tried again.
+    """
 
     delay_min_s: float = 0.0001
     delay_max_s: float = 0.001
     datagram_loss: float = 0.0
     datagram_copy: float = 0.0
+    datagram_late: float = 0.0
+    late_s: float = 0.5
     link_break: float = 0.0
     reconnect_s: float = 0.05
 
@@ -37,8 +48,11 @@ class Host(Protocol):
     running: bool
     frozen: bool
 
-    def deliver(self, action: Callable[[], None]) -> None:
+    def deliver(self, handle: Callable[..., None], *args: Any) -> None:
         """Something came in: handle it now, or when the process goes on."""
+
+    def deliver_datagram(self, handle: Callable[..., None], *args: Any) -> None:
+        """The same, but what waits in the socket when the process goes on may be thrown away."""
 
     def on_message(self, peer: int, message: Message) -> None:
         """A message of a peer."""
@@ -52,10 +66,15 @@ class Host(Protocol):
 
 @attrs.define(eq=False)
 class SimLink:
-    """The one connection of a pair of nodes; ``number`` tells an old one from a new one."""
+    """The one connection of a pair of nodes.
+
+    :ivar number: tells an old connection from a new one.
+    :ivar unaware: sides that have not heard yet that it broke; it is opened anew when both have.
+    """
 
     number: int = 0
     up: bool = False
+    unaware: int = 0
     last_arrival_s: dict[int, float] = attrs.field(factory=dict)
     decoders: dict[int, FrameDecoder] = attrs.field(factory=dict)
 
@@ -63,16 +82,29 @@ class SimLink:
 class SimNetwork:
     """Carries frames and datagrams between hosts, through the real codec.
 
-    :ivar cut: directed pairs (from, to) over which nothing passes.
+    :ivar cut: directed pairs (from, to) over which nothing passes; a link breaks under what is sent there.
+    :ivar clogged: directed pairs over which nothing arrives before that time; nothing is lost.
+    :ivar slow_s: what directed pairs take longer.
+    :ivar on_delivery: told of each message that comes in, and when it was sent.
     """
 
-    def __init__(self, clock: SimClock, random: Random, conditions: Conditions) -> None:
+    def __init__(
+        self,
+        clock: SimClock,
+        random: Random,
+        conditions: Conditions,
+        on_delivery: Sequence[Callable[[int, int, float, Message, bool], None]] = (),
+    ) -> None:
         self.clock = clock
         self.random = random
         self.conditions = conditions
         self.cut: set[tuple[int, int]] = set()
+        self.clogged: dict[tuple[int, int], float] = {}
+        self.slow_s: dict[tuple[int, int], float] = {}
         self.hosts: dict[int, Host] = {}
         self._links: dict[tuple[int, int], SimLink] = {}
+        self._on_delivery = on_delivery
+        self._digest = hashlib.blake2b(digest_size=16)
 
     def add(self, host: Host) -> None:
         """A host (or its next life) joins."""
@@ -84,93 +116,156 @@ class SimNetwork:
     def start(self) -> None:
         """Begin to connect."""
         for pair in sorted(self._links):
-            self.clock.callLater(self._delay(), self._try, pair)
+            self.clock.post(self._delay(), self._try, pair)
+
+    def digest(self) -> str:
+        """A hash of every byte that was ever sent, from whom to whom and when, in hex: the name of a run."""
+        return self._digest.hexdigest()
+
+    # --- links ---------------------------------------------------------------------------
 
     @staticmethod
     def _pair(one: int, other: int) -> tuple[int, int]:
-        return (min(one, other), max(one, other))
+        return (one, other) if one < other else (other, one)
 
     def _delay(self) -> float:
-        return self.random.uniform(self.conditions.delay_min_s, self.conditions.delay_max_s)
+        conditions = self.conditions
+        return conditions.delay_min_s + self.random.random() * (conditions.delay_max_s - conditions.delay_min_s)
 
     def _try(self, pair: tuple[int, int]) -> None:
         link = self._links[pair]
+        if link.up:
+            return
         one, other = (self.hosts[node_id] for node_id in pair)
         able = all(host.running and not host.frozen for host in (one, other))
-        if not link.up and able and not self._is_cut(pair):
-            link.number += 1
-            link.up = True
-            link.decoders = {node_id: FrameDecoder() for node_id in pair}
-            link.last_arrival_s = {}
-            self._arrive(link, one.node_id, lambda: one.on_link(other.node_id, other.incarnation, other.disk_id))
-            self._arrive(link, other.node_id, lambda: other.on_link(one.node_id, one.incarnation, one.disk_id))
-        self.clock.callLater(self.conditions.reconnect_s, self._try, pair)
+        if not able or link.unaware or self._is_cut(pair):
+            self.clock.post(self.conditions.reconnect_s, self._try, pair)
+            return
+        link.number += 1
+        link.up = True
+        link.decoders = {node_id: FrameDecoder() for node_id in pair}
+        link.last_arrival_s = {}
+        for host, peer in ((one, other), (other, one)):
+            self._arrive(link, peer.node_id, host, host.on_link, peer.node_id, peer.incarnation, peer.disk_id)
 
     def _is_cut(self, pair: tuple[int, int]) -> bool:
         return pair in self.cut or (pair[1], pair[0]) in self.cut
 
-    def _arrive(self, link: SimLink, to: int, action: Callable[[], None]) -> None:
+    def _way_s(self, sender: int, to: int) -> float:
+        """How long what is sent now takes."""
+        way_s = self._delay()
+        if self.slow_s:
+            way_s += self.slow_s.get((sender, to), 0.0)
+        if self.clogged:
+            way_s = max(way_s, self.clogged.get((sender, to), 0.0) - self.clock.seconds())
+        return way_s
+
+    def _arrive(self, link: SimLink, sender: int, host: Host, handle: Callable[..., None], *args: Any) -> None:
         """Order within a connection is kept; what a broken connection carried is lost."""
-        at_s = max(self.clock.seconds() + self._delay(), link.last_arrival_s.get(to, 0.0))
-        link.last_arrival_s[to] = at_s
-        number, host = link.number, self.hosts[to]
+        now_s = self.clock.seconds()
+        at_s = max(now_s + self._way_s(sender, host.node_id), link.last_arrival_s.get(host.node_id, 0.0))
+        link.last_arrival_s[host.node_id] = at_s
+        self.clock.post(at_s - now_s, self._deliver, link, link.number, host, handle, args)
 
-        def arrive() -> None:
-            if link.up and link.number == number and self.hosts[to] is host:
-                host.deliver(action)
-
-        self.clock.callLater(at_s - self.clock.seconds(), arrive)
+    def _deliver(
+        self, link: SimLink, number: int, host: Host, handle: Callable[..., None], args: tuple[Any, ...]
+    ) -> None:
+        if link.up and link.number == number and self.hosts[host.node_id] is host:
+            host.deliver(handle, *args)
 
     def send(self, sender: int, to: int, message: Message) -> None:
         """Over the link; lost when there is none, or when it breaks on the way."""
         link = self._links[self._pair(sender, to)]
         if not link.up:
             return
-        if (sender, to) in self.cut or self.random.random() < self.conditions.link_break:
+        conditions = self.conditions
+        if (sender, to) in self.cut or (conditions.link_break and self.random.random() < conditions.link_break):
             self.break_link(sender, to, "the connection was reset")
             return
         data = encode_frame(message)
-        host, decoder = self.hosts[to], link.decoders[to]
+        self._note(sender, to, True, data)
+        self._arrive(link, sender, self.hosts[to], self._receive, sender, to, link, self.clock.seconds(), data)
 
-        def receive() -> None:
-            for received in decoder.feed(data):
-                host.on_message(sender, received)
-
-        self._arrive(link, to, receive)
-
-    def send_datagram(self, sender: int, to: int, message: Message) -> None:
-        """At once; may be lost, copied or overtaken."""
-        if (sender, to) in self.cut or self.random.random() < self.conditions.datagram_loss:
-            return
-        data = encode_datagram(sender, CLUSTER_ID, message)
-        copies = 2 if self.random.random() < self.conditions.datagram_copy else 1
-        for _ in range(copies):
-            self.clock.callLater(self._delay(), self._datagram, to, data)
-
-    def _datagram(self, to: int, data: bytes) -> None:
+    def _receive(self, sender: int, to: int, link: SimLink, sent_s: float, data: bytes) -> None:
         host = self.hosts[to]
-        if host.running:
-            sender, message = decode_datagram(data, CLUSTER_ID)
-            host.deliver(lambda: host.on_message(sender, message))
+        for message in link.decoders[to].feed(data):
+            for hook in self._on_delivery:
+                hook(sender, to, sent_s, message, True)
+            host.on_message(sender, message)
 
     def break_link(self, one: int, other: int, reason: str) -> None:
-        """The connection is gone; both sides hear of it when they run."""
-        link = self._links[self._pair(one, other)]
+        """The connection is gone; each side hears of it in its own time, while it runs."""
+        pair = self._pair(one, other)
+        link = self._links[pair]
         if not link.up:
             return
         link.up = False
+        link.unaware = 2
         for node_id, peer in ((one, other), (other, one)):
-            host = self.hosts[node_id]
-            if host.running:
-                self.clock.callLater(0.0, host.deliver, lambda host=host, peer=peer: host.on_link_lost(peer, reason))
+            self.clock.post(self._delay(), self._tell_lost, link, self.hosts[node_id], peer, reason)
+        self.clock.post(self.conditions.reconnect_s, self._try, pair)
+
+    def _tell_lost(self, link: SimLink, host: Host, peer: int, reason: str) -> None:
+        link.unaware -= 1
+        if host.running:
+            host.deliver(host.on_link_lost, peer, reason)
+
+    # --- datagrams --------------------------------------------------------------------------
+
+    def send_datagram(self, sender: int, to: int, message: Message) -> None:
+        """At once; may be lost, copied or overtaken."""
+        random, conditions = self.random, self.conditions
+        if (sender, to) in self.cut or (conditions.datagram_loss and random.random() < conditions.datagram_loss):
+            return
+        data = encode_datagram(sender, CLUSTER_ID, message)
+        self._note(sender, to, False, data)
+        copies = 2 if conditions.datagram_copy and random.random() < conditions.datagram_copy else 1
+        for _ in range(copies):
+            late = conditions.datagram_late and random.random() < conditions.datagram_late
+            late_s = random.random() * conditions.late_s if late else 0.0
+            self.clock.post(self._way_s(sender, to) + late_s, self._datagram, self.clock.seconds(), to, data)
+
+    def _datagram(self, sent_s: float, to: int, data: bytes) -> None:
+        host = self.hosts[to]
+        if host.running:
+            host.deliver_datagram(self._read_datagram, sent_s, host, data)
+
+    def _read_datagram(self, sent_s: float, host: Host, data: bytes) -> None:
+        sender, message = decode_datagram(data, CLUSTER_ID)
+        for hook in self._on_delivery:
+            hook(sender, host.node_id, sent_s, message, False)
+        host.on_message(sender, message)
+
+    def _note(self, sender: int, to: int, by_link: bool, data: bytes) -> None:
+        self._digest.update(_PLACE.pack(self.clock.seconds(), sender, to, by_link))
+        self._digest.update(data)
+
+    # --- partitions ----------------------------------------------------------------------------
+
+    def cut_off(self, pairs: Iterable[tuple[int, int]]) -> None:
+        """Nothing passes over these directed pairs any more."""
+        for pair in pairs:
+            self.cut.add(pair)
 
     def isolate(self, node_id: int) -> None:
-        """Nothing passes to or from a node."""
-        for other in self.hosts:
-            if other != node_id:
-                self.cut |= {(node_id, other), (other, node_id)}
-                self.break_link(node_id, other, "cut off")
+        """Nothing passes to or from a node, and its connections break."""
+        self.part({node_id}, set(self.hosts) - {node_id})
+
+    def part(self, ones: Iterable[int], others: Iterable[int]) -> None:
+        """Nothing passes between ``ones`` and ``others``, and their connections break."""
+        others = sorted(others)
+        for one in sorted(ones):
+            for other in others:
+                self.cut |= {(one, other), (other, one)}
+                self.break_link(one, other, "cut off")
+
+    def clog(self, one: int, other: int, until_s: float) -> None:
+        """What is sent from now on between a pair arrives only after ``until_s``."""
+        for pair in ((one, other), (other, one)):
+            self.clogged[pair] = max(until_s, self.clogged.get(pair, 0.0))
 
     def heal(self) -> None:
-        """Everything passes again."""
+        """Everything passes again, at its usual pace; what is clogged has to wait for its time."""
         self.cut.clear()
+        self.slow_s.clear()
+        self.clogged.clear()

@@ -61,6 +61,11 @@ class Disk:
             if value is not None:
                 setattr(self, name, value)
 
+    def append_torn(self, write: Persist, part: float) -> None:
+        """The first entries of an append; what has to be one step (a truncation, an epoch) leaves no trace."""
+        if (write.truncate_from, write.promised_epoch, write.log_epoch) == (None, None, None):
+            self.entries.extend(write.entries[: int(part * len(write.entries))])
+
     def read(self, first: int, last: int, bytes_max: int) -> tuple[Entry, ...]:
         """Entries from ``first`` on, up to ``last`` and ``bytes_max``, but at least one if there is one."""
         wanted = self.entries[first - 1 : last]
@@ -138,23 +143,31 @@ class MemoryStore(StoreFront):
             yield piece
             first = piece[-1].seq + 1
 
-    def crash(self, keep_syncing: bool = False) -> None:
+    def crash(self, keep: float = 0.0) -> None:
         """End this life at once: what is not synced is lost, and nobody hears of anything more.
 
-        :param keep_syncing: the transaction under way reaches the disk all the same.
+        :param keep: how much of the writes under way reaches the disk all the same, in their order, from
+            0 (nothing) to 1 (everything); where the line falls within an append, its first entries do.
         """
         if self._closed:
             return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if keep_syncing:
-            self._perform(self._syncing)
+        self._tear(keep)
         self._fall_silent()
         self._backlog.clear()
         self._stopping = False
         self._closed = True
         self._disk.held = False
+
+    def _tear(self, keep: float) -> None:
+        writes = [operation.persist for operation in self._syncing if isinstance(operation, Write)]
+        whole, part = divmod(keep * len(writes), 1.0)
+        for persist in writes[: int(whole)]:
+            self._disk.write(persist)
+        for persist in writes[int(whole) :][:1]:
+            self._disk.append_torn(persist, part)
 
     def _begin(self, batch: list[Operation]) -> None:
         self._backlog.extend(batch)
