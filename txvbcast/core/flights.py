@@ -12,6 +12,7 @@ from automat import TypeMachine, TypeMachineBuilder
 
 from txvbcast.core.commons import Commons
 from txvbcast.core.effects import ForgetResults, Prepare, Release, ReplyAborted, ReplyCommitted, ReplyUnknown
+from txvbcast.core.marks import Mark
 from txvbcast.wire.messages import Decide, Flight, FlightId, Mode, Propose, Refusal, Vote, Withdraw
 
 # --- coordinator -------------------------------------------------------------------------
@@ -103,6 +104,7 @@ class CoordinatorCore:
             tickets = tuple(self.tickets.get(place, 0) for place in places)
             self.commons.out.append(ReplyCommitted(tickets, self.flight.id, self.seq))
         else:
+            self.commons.reach(Mark.COMMITTED_FOR_NOBODY)
             self.commons.out.append(ForgetResults(self.flight.id))
         self.tickets = {}
 
@@ -134,6 +136,7 @@ def _coordinator_machine() -> TypeMachine[CoordinatorInputs, CoordinatorCore]:
     @voting.upon(CoordinatorInputs.voted).loop()
     def on_vote(inputs: CoordinatorInputs, core: CoordinatorCore, peer: int, refused: tuple[Refusal, ...]) -> None:
         if peer not in core.waiting:
+            core.commons.reach(Mark.VOTE_NOT_WAITED_FOR)
             return
         core.waiting.discard(peer)
         for refusal in refused:
@@ -144,24 +147,30 @@ def _coordinator_machine() -> TypeMachine[CoordinatorInputs, CoordinatorCore]:
     @voting.upon(CoordinatorInputs.excused).loop()
     def on_excused(inputs: CoordinatorInputs, core: CoordinatorCore, peer: int) -> None:
         if peer in core.waiting:
+            core.commons.reach(Mark.VOTE_EXCUSED)
             core.waiting.discard(peer)
             _settle(inputs, core)
 
     @voting.upon(CoordinatorInputs._settled).to(decided)
     def on_settled(inputs: CoordinatorInputs, core: CoordinatorCore) -> None:
         core.phase = "decided"
+        if core.refusals:
+            core.commons.reach(Mark.FLIGHT_REFUSED_IN_PART)
         _tell_refused(core)
         core.send_decision()
 
     @voting.upon(CoordinatorInputs._refused).to(done)
     def on_all_refused(inputs: CoordinatorInputs, core: CoordinatorCore) -> None:
         core.phase = "done"
+        if core.waiting:
+            core.commons.reach(Mark.FLIGHT_REFUSED_BEFORE_LAST_VOTE)
         _tell_refused(core)
         core.commons.send_all(Withdraw(core.flight.id))
 
     @voting.upon(CoordinatorInputs.expired).to(done)
     def on_expired_while_voting(inputs: CoordinatorInputs, core: CoordinatorCore, reason: str) -> None:
         core.phase = "done"
+        core.commons.reach(Mark.EXPIRED_WHILE_VOTING)
         core.commons.out.append(ReplyAborted(tuple(core.tickets.values()), reason, tuple(sorted(core.waiting))))
         core.commons.send_all(Withdraw(core.flight.id))
 
@@ -169,6 +178,8 @@ def _coordinator_machine() -> TypeMachine[CoordinatorInputs, CoordinatorCore]:
     @applied.upon(CoordinatorInputs.expired).loop()
     def on_expired(inputs: CoordinatorInputs, core: CoordinatorCore, reason: str) -> None:
         if core.tickets:
+            decided = core.phase == "decided"
+            core.commons.reach(Mark.EXPIRED_AFTER_DECISION if decided else Mark.EXPIRED_IN_THIRD_PHASE)
             core.commons.out.append(ReplyUnknown(tuple(core.tickets.values()), reason))
             core.tickets = {}
 
@@ -176,7 +187,10 @@ def _coordinator_machine() -> TypeMachine[CoordinatorInputs, CoordinatorCore]:
     @decided.upon(CoordinatorInputs.sent_again).loop()
     def on_sent_again(inputs: CoordinatorInputs, core: CoordinatorCore, to: int) -> None:
         core.commons.send(to, Propose(core.flight))
+        if core.phase == "voting":
+            core.commons.reach(Mark.PROPOSED_AGAIN_WHILE_VOTING)
         if core.phase == "decided" and to == core.master:
+            core.commons.reach(Mark.DECIDED_FLIGHT_SENT_AGAIN)
             core.send_decision()
 
     @decided.upon(CoordinatorInputs.applied).to(applied)
@@ -193,6 +207,7 @@ def _coordinator_machine() -> TypeMachine[CoordinatorInputs, CoordinatorCore]:
     @voting.upon(CoordinatorInputs.died).to(done)
     @decided.upon(CoordinatorInputs.died).to(done)
     def on_died(inputs: CoordinatorInputs, core: CoordinatorCore) -> None:
+        core.commons.reach(Mark.FLIGHT_DIES_UNDECIDED if core.phase == "voting" else Mark.FLIGHT_DIES_DECIDED)
         core.phase, core.returned = "done", True
         _tell_refused(core)
 
@@ -287,6 +302,10 @@ def _participant_machine() -> TypeMachine[ParticipantInputs, ParticipantCore]:
     @preparing.upon(ParticipantInputs.applied).to(over)
     @voted.upon(ParticipantInputs.applied).to(over)
     def on_applied(inputs: ParticipantInputs, core: ParticipantCore) -> None:
+        if core.phase == "preparing":
+            core.commons.reach(Mark.APPLIED_WHILE_PREPARING)
+        elif core.refused:
+            core.commons.reach(Mark.APPLIED_AFTER_OWN_REFUSAL)
         core.phase = "over"
 
     @held.upon(ParticipantInputs.released).to(over)
@@ -296,6 +315,8 @@ def _participant_machine() -> TypeMachine[ParticipantInputs, ParticipantCore]:
     @preparing.upon(ParticipantInputs.released).to(over)
     @voted.upon(ParticipantInputs.released).to(over)
     def on_released(inputs: ParticipantInputs, core: ParticipantCore, reason: str) -> None:
+        if core.phase == "preparing":
+            core.commons.reach(Mark.RELEASED_WHILE_PREPARING)
         core.phase = "over"
         core.commons.out.append(Release(core.flight.id, reason))
 

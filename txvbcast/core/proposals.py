@@ -8,6 +8,7 @@ from txvbcast.config import FLIGHTS_MAX
 from txvbcast.core.commons import Commons
 from txvbcast.core.flights import HeldFlight
 from txvbcast.core.journal import Journal
+from txvbcast.core.marks import Mark
 from txvbcast.core.ordering import fits
 from txvbcast.wire.messages import AskFlight, Decide, Flight, FlightId, Refusal
 
@@ -32,6 +33,10 @@ class Proposals:
         :param voting: this node is normal; otherwise the payload is only kept.
         """
         if self._is_past(flight):
+            if flight.id in self.withdrawn.get(flight.id.origin, ()):
+                self.commons.reach(Mark.PROPOSAL_MEETS_TOMBSTONE)
+            elif self.journal.dead(flight, self.journal.applied_table):
+                self.commons.reach(Mark.PROPOSAL_OF_DEAD_FLIGHT)
             return False
         held = self.held.get(flight.id)
         if held is None:
@@ -47,8 +52,12 @@ class Proposals:
         # What the coordinator's clients have heard of is applied here first: it may hold
         # what this flight needs.
         flight = held.core.flight
+        if held.core.phase == "preparing":
+            self.commons.reach(Mark.ASKED_WHILE_PREPARING)
         if flight.mode.voted and self.journal.applied >= flight.seen:
             held.machine.asked()
+        elif flight.mode.voted:
+            self.commons.reach(Mark.VOTE_WAITS_FOR_LOG)
 
     def _is_past(self, flight: Flight) -> bool:
         journal = self.journal
@@ -64,11 +73,13 @@ class Proposals:
         # prepared here stays until the log, a Withdraw or a StandingEntry says how; and of
         # what the origin has applied this log may lack some, whose payload is wanted then.
         if self.journal.tail < flight.seen:
+            self.commons.reach(Mark.PAYLOADS_KEPT_WHILE_LOG_LAGS)
             return
         origin = flight.id.origin
         older = FlightId(origin, flight.id.incarnation, flight.oldest)
         for fid, held in tuple(self.held.items()):
             if fid.origin == origin and fid < older and held.core.phase == "held":
+                self.commons.reach(Mark.SETTLED_PROPOSAL_FORGOTTEN)
                 self._drop(fid)
         kept = {fid for fid in self.withdrawn.get(origin, ()) if not fid < older}
         if kept:
@@ -91,15 +102,21 @@ class Proposals:
         held = self.held.get(fid)
         if held is not None and held.core.phase == "preparing":
             held.machine.prepared(refused)
+        else:
+            self.commons.reach(Mark.PREPARED_AFTER_THE_END)
 
     def on_decide(self, decide: Decide) -> None:
         """A coordinator asks for a flight's place in the log."""
         held = self.held.get(decide.flight)
         if held is not None and fits(held.core.flight, decide.accepted) and not self._is_past(held.core.flight):
             self.decisions[decide.flight] = decide.accepted
+        else:
+            self.commons.reach(Mark.DECISION_WITHOUT_USE)
 
     def on_withdraw(self, fid: FlightId) -> None:
         """Its coordinator has given a flight up."""
+        if fid not in self.held:
+            self.commons.reach(Mark.WITHDRAWN_UNSEEN)
         given_up = self.withdrawn.setdefault(fid.origin, set())
         if len(given_up) < FLIGHTS_MAX:
             given_up.add(fid)
@@ -116,6 +133,7 @@ class Proposals:
         """The log speaks of a coordinator at ``seq``: what it proposed before that is dead."""
         for fid, held in tuple(self.held.items()):
             if fid.origin == origin and held.core.flight.born < seq:
+                self.commons.reach(Mark.PROPOSAL_DIES_WITH_ORIGIN)
                 self._release(fid, f"its coordinator, node {origin}, was away")
 
     def _release(self, fid: FlightId, reason: str) -> None:
@@ -131,6 +149,8 @@ class Proposals:
             return None
         flight, journal = held.core.flight, self.journal
         if journal.where(fid) is not None or journal.finished(fid) or journal.dead(flight, journal.table):
+            dead = journal.dead(flight, journal.table)
+            self.commons.reach(Mark.DEAD_FLIGHT_NOT_ORDERED if dead else Mark.FLIGHT_NOT_ORDERED_TWICE)
             return None
         return flight, self.decisions.get(fid)
 
@@ -143,4 +163,5 @@ class Proposals:
                 continue
             if self.commons.now_s - core.since_s > patience_s:
                 core.since_s = self.commons.now_s
+                self.commons.reach(Mark.COORDINATOR_ASKED_FOR_FLIGHT)
                 self.commons.send(core.flight.id.origin, AskFlight(core.flight.id))

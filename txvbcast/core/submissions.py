@@ -11,6 +11,7 @@ from txvbcast.core.effects import ForgetResults, ReplyAborted, ReplyOverloaded
 from txvbcast.core.flights import CoordinatedFlight, CoordinatorCore
 from txvbcast.core.inputs import Submitted
 from txvbcast.core.journal import Journal
+from txvbcast.core.marks import Mark
 from txvbcast.wire.messages import Flight, FlightId, Mode, Suspect, Vote, Withdraw
 
 #: What an item costs in a flight besides its own bytes.
@@ -75,6 +76,7 @@ class Submissions:
             queue = self.making.pop(key)
             batch = self._take(queue)
             if queue:
+                self.commons.reach(Mark.FLIGHT_IS_FULL)
                 self.making[key] = queue  # to the end: the other modes have their turn
             self._propose(key, batch)
 
@@ -124,6 +126,8 @@ class Submissions:
         if flight is not None:
             flight.machine.voted(peer, vote.refused)
             self._sweep()
+        else:
+            self.commons.reach(Mark.VOTE_AFTER_THE_END)
 
     def _waited(self) -> frozenset[int]:
         """Whose votes a new flight needs: the failed ones' never, the inactive ones' only if patience is configured."""
@@ -152,6 +156,8 @@ class Submissions:
                 patience_s = self.commons.config.response_timeout.inactive_s
                 if since_s is None or self.commons.now_s >= max(since_s, flight.core.proposed_s) + patience_s:
                     flight.machine.excused(peer)
+                else:
+                    self.commons.reach(Mark.ABSENT_STILL_WAITED_FOR)
 
     def on_master(self, master: int) -> None:
         """Somebody orders now (0: nobody does); flights that are not in the log are sent again."""
@@ -206,6 +212,7 @@ class Submissions:
         """A participant wonders what became of a flight: say so if it is given up."""
         known = self._find(flight) is not None or self.journal.where(flight) is not None
         if not known and flight.incarnation == self.commons.stored.incarnation:
+            self.commons.reach(Mark.ASKED_ABOUT_FLIGHT_GIVEN_UP)
             self.commons.send(peer, Withdraw(flight))
 
     def on_tick(self) -> None:
@@ -217,6 +224,7 @@ class Submissions:
             core = flight.core
             if core.phase == "voting" and not core.reported and now_s >= core.proposed_s + patience_s:
                 core.reported = True
+                self.commons.reach(Mark.MISSING_VOTE_REPORTED)
                 for peer in sorted(core.waiting):
                     self.commons.send(self.master or self.commons.me, Suspect(peer, core.flight.id))
             if now_s >= core.deadline_s and core.tickets:
@@ -264,6 +272,7 @@ class Submissions:
                 continue
             del self.under_way[number]
             if flight.core.returned:
+                self.commons.reach(Mark.FLIGHT_PROPOSED_ANEW if flight.core.tickets else Mark.DEAD_FLIGHT_OF_NOBODY)
                 self._put_back(flight.core)
         if self.making:
             self.commons.need_turn()
