@@ -11,6 +11,7 @@ import attrs
 from txvbcast.core.commons import Commons
 from txvbcast.core.effects import ReadLog
 from txvbcast.core.journal import Journal
+from txvbcast.core.marks import Mark
 from txvbcast.wire.messages import Entries, Entry, Fetch, FetchRefused
 
 #: Payload bytes of one Entries message.
@@ -77,6 +78,7 @@ class Server:
     def on_fetch(self, peer: int, fetch: Fetch) -> None:
         """Start to read what was asked for, or say that this log is another one."""
         if self._refuse(peer, fetch):
+            self.commons.reach(Mark.FETCH_REFUSED)
             return
         self._token += 1
         self._reads = {token: read for token, read in self._reads.items() if read[0] != peer}
@@ -88,6 +90,7 @@ class Server:
         """The store has answered."""
         asked = self._reads.pop(token, None)
         if asked is None or self._refuse(*asked):
+            self.commons.reach(Mark.LOG_READ_IN_VAIN)
             return
         peer, fetch = asked
         self.commons.send(peer, Entries(fetch.epoch, fetch.log_epoch, entries))

@@ -52,6 +52,10 @@ class Following:
         """A master of ``epoch`` was heard; True if it is a new one."""
         if epoch == self.epoch:
             return False
+        if self.ahead:
+            self.commons.reach(Mark.ORDERS_FORGOTTEN_WITH_EPOCH)
+        if self.transfer is not None:
+            self.commons.reach(Mark.TRANSFER_DROPPED_FOR_NEW_MASTER)
         self.epoch = epoch
         self.ordered = self.committed = self.everywhere = 0
         self.ahead.clear()
@@ -67,6 +71,7 @@ class Following:
             self.commons.need_turn()  # say again what is stored
             return
         if self.transfer is not None and self.transfer.adopting == start.epoch:
+            self.commons.reach(Mark.START_REPEATED_DURING_ADOPTION)
             return
         journal.promised = start.epoch  # durable in the same step as the adoption
         match = journal.matching(start.base, start.runs, start.last)
@@ -76,12 +81,15 @@ class Following:
     def on_entries(self, entries: Entries) -> None:
         """A window of what was asked for."""
         if self.transfer is not None and self.transfer.take(entries):
+            if not self.transfer.complete:
+                self.commons.reach(Mark.SEVERAL_WINDOWS_FETCHED)
             self._go_on()
 
     def on_fetch_refused(self, refused: FetchRefused) -> None:
         """The master has another log by now: what is wanted is its Start."""
         transfer = self.transfer
         if transfer is not None and (transfer.epoch, transfer.log_epoch) == (refused.epoch, refused.log_epoch):
+            self.commons.reach(Mark.FETCH_REFUSED_BY_MASTER)
             self.transfer = None
             self.want_start()
 
@@ -95,6 +103,8 @@ class Following:
         assert transfer is not None
         if not transfer.adopting and transfer.got:
             # Orders may have been appended meanwhile.
+            if transfer.got[0].seq <= self.journal.tail:
+                self.commons.reach(Mark.ORDERED_WHILE_FETCHED)
             self.journal.append([entry for entry in transfer.got if entry.seq > self.journal.tail])
             transfer.match, transfer.got = self.journal.tail, []
         if not transfer.complete:
@@ -114,6 +124,7 @@ class Following:
     def on_link(self, peer: int) -> None:
         """A request over an earlier link may be lost."""
         if self.transfer is not None and self.transfer.source == peer:
+            self.commons.reach(Mark.FETCHED_AGAIN_OVER_NEW_LINK)
             self.commons.send(peer, self.transfer.fetch(self.commons.now_s))
 
     # --- growing with it -----------------------------------------------------------
@@ -134,6 +145,10 @@ class Following:
     def drain(self) -> None:
         """Append what can be appended, and believe what is committed of it."""
         if not self.adopted or (self.transfer is not None and self.transfer.adopting):
+            if self.ahead:
+                self.commons.reach(Mark.ORDERED_BEFORE_ADOPTION)
+            if self.committed > self.journal.committed:
+                self.commons.reach(Mark.COMMITTED_NOT_BELIEVED)
             return
         entries: list[Entry] = []
         seq = self.journal.tail + 1
@@ -151,6 +166,7 @@ class Following:
         if self.ahead and seq not in self.ahead and self.transfer is None:
             # A master orders over one link, so what lies before these orders was sent before that link, or before
             # the fetch that is over now: none will bring it, and a voter that waits here holds up the commits.
+            self.commons.reach(Mark.GAP_BEFORE_ORDERS)
             self._fetch_missing()
 
     def _entry(self, order: Order) -> Entry | None:
@@ -158,6 +174,7 @@ class Following:
             return Entry(order.seq, order.epoch, standing=order.standing)
         held = self.proposals.held.get(order.flight) if order.flight is not None else None
         if held is None or not fits(held.core.flight, order.accepted):
+            self.commons.reach(Mark.ORDERED_WITHOUT_PAYLOAD)
             return None  # the payload is still on its way, or will be fetched
         return Entry(order.seq, order.epoch, flight=accepted_part(held.core.flight, order.accepted))
 
@@ -171,9 +188,11 @@ class Following:
         stuck, self.tail_at_tick = self.tail_at_tick == self.journal.tail, self.journal.tail
         if self.transfer is not None:
             if self.commons.now_s - self.transfer.asked_s > patience_s:
+                self.commons.reach(Mark.FETCHED_AGAIN_AFTER_PATIENCE)
                 self.commons.send(self.transfer.source, self.transfer.fetch(self.commons.now_s))
             return
         if self.adopted and self.master != self.commons.me and self.ordered > self.journal.tail and stuck:
+            self.commons.reach(Mark.STUCK_LOG_FETCHED)
             self._forget_appended()
             self._fetch_missing()
 

@@ -15,6 +15,7 @@ import attrs
 
 from txvbcast.core.commons import Commons
 from txvbcast.core.effects import Effect, Persist, Send
+from txvbcast.core.marks import Mark
 from txvbcast.core.signals import Signal
 from txvbcast.core.table import Table, with_standing
 from txvbcast.errors import LocalProtocolError
@@ -127,6 +128,7 @@ class Journal:
         master that orders each seq once.
         """
         if self.committed < base:
+            self._commons.reach(Mark.EARLIER_RUNS_LACKING)
             return self.committed
         match = self.committed
         for number, run in enumerate(runs):
@@ -215,6 +217,8 @@ class Journal:
             dead = False
             if entry.flight is not None:
                 dead = self.dead(entry.flight, self.applied_table) or self.finished(entry.flight.id)
+                if dead:
+                    self._commons.reach(Mark.DEAD_FLIGHT_IN_LOG)
                 if self._flights.get(entry.flight.id) == seq:
                     del self._flights[entry.flight.id]
                 self._seen.setdefault(entry.flight.id.origin, SeenFlights()).add(entry.flight)
@@ -238,6 +242,8 @@ class Journal:
             self._tables.append((entry.seq, with_standing(self.table, entry.seq, entry.standing)))
 
     def _truncate(self, first: int) -> None:
+        if self._tables and self._tables[-1][0] >= first:
+            self._commons.reach(Mark.STANDING_DROPPED_WITH_TAIL)
         for seq in range(first, self.tail + 1):
             entry = self._entries.pop(seq)
             if entry.flight is not None and self._flights.get(entry.flight.id) == seq:
@@ -279,6 +285,8 @@ class Journal:
             _, effects, signals = self._waiting.popleft()
             self._release(effects, signals)
         if done is None or done.log_epoch != self.log_epoch:
+            if done is not None:
+                self._commons.reach(Mark.WRITE_OF_EARLIER_LOG_DONE)
             return False
         before, self.stored = self.stored, min(done.tail, self.tail)
         return self.stored > before
