@@ -16,6 +16,7 @@ from txvbcast.core.catchup import Transfer
 from txvbcast.core.commons import Commons
 from txvbcast.core.effects import Send
 from txvbcast.core.journal import Journal
+from txvbcast.core.marks import Mark
 from txvbcast.core.ordering import Office
 from txvbcast.core.signals import ClaimWon, HandedOver, OfficeLeft, OfficeOpened, OfficeTaken
 from txvbcast.core.table import is_quorum
@@ -148,6 +149,7 @@ def _machine() -> TypeMachine[MastershipInputs, MastershipCore]:
 
     @probing.upon(MastershipInputs.found).to(follower)
     def on_found(inputs: MastershipInputs, core: MastershipCore) -> None:
+        core.commons.reach(Mark.PROBE_COMES_TO_NOTHING)
         core.enter("follower", "no quorum has lost the master")
 
     @probing.upon(MastershipInputs.stand_down).to(follower)
@@ -176,7 +178,9 @@ def _machine() -> TypeMachine[MastershipInputs, MastershipCore]:
             core.candidacy.grants[epochs.master_of(of_epoch)] = handoff.grant
             voters.add(epochs.master_of(of_epoch))
             if is_quorum(handoff.grant.voters, voters):
+                core.commons.reach(Mark.HANDOFF_IS_QUORUM)
                 return  # the leaving master's grant is enough: nobody else has to be asked
+            core.commons.reach(Mark.HANDOFF_IS_NO_QUORUM)
         core.candidacy.asked_others = True
         core.commons.send_others(Claim(epoch, why, of_epoch))
 
@@ -184,6 +188,8 @@ def _machine() -> TypeMachine[MastershipInputs, MastershipCore]:
     def on_won(inputs: MastershipInputs, core: MastershipCore) -> None:
         candidacy = core.candidacy
         assert candidacy is not None
+        if candidacy.sticky:
+            core.commons.reach(Mark.STICKY_OFFICE_TAKEN)
         core.enter("starting", f"a quorum granted epoch {epochs.text(candidacy.epoch)}")
         core.office = Office(core.commons, core.journal, candidacy.epoch, core.journal.tail, candidacy.sticky)
         core.commons.send_others(core.office.start_message())
@@ -222,6 +228,10 @@ def _machine() -> TypeMachine[MastershipInputs, MastershipCore]:
     @master.upon(MastershipInputs.stand_down).to(follower)
     @handing_over.upon(MastershipInputs.stand_down).to(follower)
     def on_stand_down(inputs: MastershipInputs, core: MastershipCore, reason: str) -> None:
+        if core.role == "starting":
+            core.commons.reach(Mark.START_COMES_TO_NOTHING)
+        elif core.role == "handing_over":
+            core.commons.reach(Mark.DEPOSED_WHILE_HANDING_OVER)
         core.enter("follower", reason)
         core.leave_office(reason)
 
@@ -258,9 +268,11 @@ class Mastership:
             return
         candidacy.grants[peer] = grant
         if self.core.commons.me not in candidacy.grants:
+            self.core.commons.reach(Mark.GRANTED_BEFORE_OWN_PROMISE)
             return  # this node's own promise is not durable yet
         holder, best = self._best(candidacy.grants)
         if self.core.commons.me not in best.voters:
+            self.core.commons.reach(Mark.CANDIDATE_IS_NO_VOTER)
             self.machine.stand_down("this node is no voter in the best log")
             return
         if not is_quorum(best.voters, candidacy.grants):
@@ -279,6 +291,7 @@ class Mastership:
         if holder == self.core.commons.me:
             match = journal.tail
         else:
+            self.core.commons.reach(Mark.BEST_LOG_IS_ANOTHERS)
             base = best.runs[0].first - 1 if best.runs else best.stored
             match = journal.matching(base, best.runs, best.stored)
         candidacy.transfer = Transfer(holder, candidacy.epoch, best.log_epoch, match, best.stored, candidacy.epoch)
@@ -291,10 +304,13 @@ class Mastership:
             return
         transfer = candidacy.transfer
         if not transfer.complete:
+            self.core.commons.reach(Mark.BEST_LOG_FETCHED)
             candidacy.until_s = self.core.commons.now_s + self.core.commons.config.heartbeat.timeout_s
             self.core.commons.send(transfer.source, transfer.fetch(self.core.commons.now_s))
             return
         journal = self.core.journal
         if journal.log_epoch != candidacy.epoch:
+            if transfer.match < journal.tail:
+                self.core.commons.reach(Mark.TAIL_DROPPED_FOR_BEST_LOG)
             journal.adopt(transfer.match, transfer.got, candidacy.epoch)
             journal.when_durable(signals=(ClaimWon(candidacy.epoch),))

@@ -13,6 +13,7 @@ from txvbcast.core.effects import Send
 from txvbcast.core.following import Following
 from txvbcast.core.journal import Journal
 from txvbcast.core.liveness import Liveness
+from txvbcast.core.marks import Mark
 from txvbcast.core.mastership import Mastership
 from txvbcast.core.standing import OwnLife, Peer
 from txvbcast.core.table import claim_rank, is_quorum
@@ -73,6 +74,7 @@ class Succession:
     def on_master_gone(self, node_id: int) -> None:
         """A node shows that it holds no office: whoever follows it need not wait for its silence."""
         if node_id == self.following.master:
+            self.commons.reach(Mark.MASTER_SHOWS_IT_HOLDS_NO_OFFICE)
             self.master_heard_s = -inf
 
     def _is_leaving(self, node_id: int) -> bool:
@@ -90,6 +92,7 @@ class Succession:
             else:
                 self.commons.send_others(Probe(self.journal.promised, core.probing.nonce))
         elif core.candidacy is not None and self.commons.now_s >= core.candidacy.until_s:
+            self.commons.reach(Mark.CLAIM_NOT_GRANTED_IN_TIME)
             self.mastership.machine.stand_down("no quorum has granted the claim in time")
         elif self.mastership.office is not None:
             self._on_office_tick()
@@ -105,6 +108,7 @@ class Succession:
             # Its HANDOFF may still be on its way: a heartbeat of patience.
             quiet_s = now_s - max(self.peers[master].core.since_s, core.quiet_since_s)
             if quiet_s > stagger_s + self.commons.config.heartbeat.interval_s:
+                self.commons.reach(Mark.CLAIMED_FOR_MASTERS_INACTIVE)
                 self.mastership.machine.claim(ClaimWhy.INACTIVE, self.following.epoch, None)
             return
         if now_s - max(self.master_heard_s, core.quiet_since_s) > self.liveness.timeout_s + stagger_s:
@@ -115,6 +119,7 @@ class Succession:
         if self.following.epoch == 0:
             return "no master was ever heard"
         if self.following.master == self.commons.me:
+            self.commons.reach(Mark.NO_MASTER_AFTER_OWN_OFFICE)
             return "this node has left its office and hears of no other master"
         return f"node {self.following.master} is silent"
 
@@ -146,18 +151,31 @@ class Succession:
         if peer != epochs.master_of(claim.epoch):
             return
         if claim.epoch < journal.promised or journal.log_epoch >= claim.epoch:
+            self.commons.reach(Mark.CLAIM_BELOW_PROMISE)
             self.commons.send(peer, Refuse(claim.epoch, journal.promised, "a higher epoch is promised"))
             return
         excused = claim.why is not ClaimWhy.SILENCE and claim.of_epoch >= self.following.epoch
         if claim.epoch > journal.promised:
             if self.hears_master() and not excused:
+                self.commons.reach(Mark.CLAIM_REFUSED_FOR_LIVE_MASTER)
                 reason = f"the master, node {self.following.master or self.commons.me}, is heard"
                 self.commons.send(peer, Refuse(claim.epoch, journal.promised, reason))
                 return
+            if excused:
+                handover = claim.why is ClaimWhy.HANDOVER
+                self.commons.reach(Mark.GRANTED_FOR_HANDOVER if handover else Mark.GRANTED_FOR_MASTERS_INACTIVE)
+            if self.mastership.office is not None:
+                self.commons.reach(Mark.MASTER_GRANTS_CLAIM)
+            if self.mastership.core.role == "claiming":
+                self.commons.reach(Mark.CLAIM_LOST_TO_HIGHER)
+            if self.following.transfer is not None:
+                self.commons.reach(Mark.TRANSFER_DROPPED_FOR_CLAIM)
             journal.promise(claim.epoch)
             self.mastership.machine.stand_down(f"node {peer} claims epoch {epochs.text(claim.epoch)}")
             self.mastership.core.quiet_since_s = self.commons.now_s
             self.following.transfer = None
+        else:
+            self.commons.reach(Mark.GRANT_REPEATED)
         journal.when_durable((Send(peer, self.mastership.core.own_grant(claim.epoch)),))
 
     def on_refuse(self, refuse: Refuse) -> None:
@@ -166,6 +184,7 @@ class Succession:
         core = self.mastership.core
         epoch = core.office.epoch if core.office else core.candidacy.epoch if core.candidacy else 0
         if refuse.epoch == epoch and refuse.promised > epoch:
+            self.commons.reach(Mark.OFFICE_BELOW_PROMISE if core.office else Mark.OWN_CLAIM_BELOW_PROMISE)
             self.mastership.machine.stand_down(f"epoch {epochs.text(refuse.promised)} is promised: {refuse.reason}")
 
     def on_fetch_refused(self, epoch: int, log_epoch: int) -> None:
@@ -174,6 +193,7 @@ class Succession:
         if candidacy is None or candidacy.transfer is None:
             return
         if (candidacy.transfer.epoch, candidacy.transfer.log_epoch) == (epoch, log_epoch):
+            self.commons.reach(Mark.GRANTER_MOVED_ON)
             self.mastership.machine.claim(candidacy.why, candidacy.of_epoch, None)
 
     def on_handoff(self, peer: int, handoff: Handoff) -> None:
@@ -182,11 +202,14 @@ class Succession:
         if epochs.master_of(handoff.epoch) != self.commons.me or epochs.master_of(handoff.grant.log_epoch) != peer:
             return
         if handoff.epoch == self.journal.promised:
+            self.commons.reach(Mark.HANDOFF_MEETS_OWN_CLAIM)
             self.mastership.on_grant(peer, handoff.grant)  # this node claims the same epoch already
         elif handoff.epoch > self.journal.promised:
             if self.mastership.office is not None:
                 self.mastership.machine.stand_down(f"node {peer}, master since, hands over")
             self.mastership.machine.claim(ClaimWhy.HANDOVER, handoff.grant.log_epoch, handoff)
+        else:
+            self.commons.reach(Mark.HANDOFF_BELOW_PROMISE)
 
     def saw(self, epoch: int) -> None:
         """An epoch was heard of: an own claim must be higher."""
@@ -224,6 +247,8 @@ class Succession:
         if self.plan is not None and office is not None and self.mastership.core.role != "handing_over":
             self.commons.notify("mastership", self.commons.me, f"no handover to node {self.plan.to}: {reason}", {})
             office.paused = ""
+        elif self.mastership.core.role == "handing_over":
+            self.commons.reach(Mark.HANDOVER_CANCELLED_TOO_LATE)
         self.plan = None
 
     def go_on(self) -> None:
@@ -238,8 +263,10 @@ class Succession:
         if self.commons.now_s < plan.until_s and self.can_take_over(plan.to):
             return
         if plan.why is HandoverWhy.ABSENCE and plan.to in self.commons.links:
+            self.commons.reach(Mark.HANDED_OVER_WITHOUT_WHOLE_LOG)
             self.mastership.machine.hand_over(plan.to, plan.why)  # it will fetch the rest, if it can
         else:
+            self.commons.reach(Mark.SUCCESSOR_LACKS_LOG_IN_TIME)
             self.cancel_plan("it does not hold the whole log in time")
 
     def _on_office_tick(self) -> None:
@@ -253,6 +280,7 @@ class Succession:
             if self.liveness.silence_s(peer, self.commons.now_s) <= self.liveness.timeout_s
         }
         if not is_quorum(self.journal.table.voters, heard):
+            self.commons.reach(Mark.MASTER_HEARS_NO_QUORUM)
             self.mastership.machine.stand_down("it has not heard a quorum for a heartbeat timeout")
             return
         self.go_on()
@@ -262,6 +290,8 @@ class Succession:
         office = self.mastership.office
         lower = self._returned_lower()
         if office is None or not office.opened or office.paused or self.plan is not None or not lower:
+            if self.all_back_since_s is not None:
+                self.commons.reach(Mark.HANDBACK_CALLED_OFF)
             self.all_back_since_s = None
             return
         if self.all_back_since_s is None:
@@ -276,8 +306,11 @@ class Succession:
         if office is None or office.sticky or not self.commons.config.master.handback:
             return 0
         if self.own.state != "normal" or table.ids_of(Standing.INACTIVE, Standing.CATCHING_UP):
+            if 0 < self.successor() < self.commons.me:
+                self.commons.reach(Mark.HANDBACK_WAITS_FOR_ABSENT)
             return 0  # while anybody is away or catching up no office changes hands for comfort
         if any(peer.core.standing in (Standing.INACTIVE, Standing.CATCHING_UP) for peer in self.peers.values()):
+            self.commons.reach(Mark.HANDBACK_WAITS_FOR_ANNOUNCED)
             return 0
         lowest = self.successor()
         return lowest if 0 < lowest < self.commons.me else 0

@@ -7,6 +7,7 @@ import attrs
 from txvbcast.core.commons import Commons
 from txvbcast.core.effects import MoveAnswered, StopAllowed
 from txvbcast.core.inputs import MasterMoveRequested
+from txvbcast.core.marks import Mark
 from txvbcast.core.submissions import Submissions
 from txvbcast.core.succession import Succession
 from txvbcast.wire.messages import HandoverWhy, MoveMaster, MoveRefused
@@ -53,12 +54,15 @@ class Wishes:
     def _why_not(self, to: int) -> str:
         office = self.succession.mastership.office
         if office is None or not office.opened:
+            self.commons.reach(Mark.MOVE_ASKED_OF_NO_MASTER)
             return "the node that was asked is not master"
         if office.paused:
+            self.commons.reach(Mark.MOVE_MEETS_BUSY_MASTER)
             return f"the master is busy: {office.paused}"
         if to == self.commons.me:
             return "it is master already"
         if not self.succession.can_take_over(to):
+            self.commons.reach(Mark.MOVE_TO_UNFIT_MEMBER)
             peer = self.succession.peers.get(to)
             standing = peer.core.standing.value if peer is not None else "unknown"
             return f"node {to} cannot be master now: it is {standing}, or not linked to the master"
@@ -86,6 +90,7 @@ class Wishes:
         self.submissions.refuse_all("this node is stopping")
         office, successor = self.succession.mastership.office, self.succession.successor()
         if office is not None and office.opened and not office.paused and successor:
+            self.commons.reach(Mark.HANDED_OVER_FOR_STOP)
             self.succession.plan_handover(successor, HandoverWhy.STOPPING)
         self._go_on_stopping()
 
@@ -99,6 +104,7 @@ class Wishes:
         """Give up on moves that take too long; stop when nothing keeps this node."""
         for ticket, (to, until_s) in tuple(self.moves.items()):
             if until_s <= self.commons.now_s:
+                self.commons.reach(Mark.MOVE_NOT_DONE_IN_TIME)
                 del self.moves[ticket]
                 self.commons.out.append(MoveAnswered(ticket, f"node {to} did not become master in time"))
         self._go_on_stopping()
