@@ -15,6 +15,7 @@ from txvbcast.core.commons import Commons
 from txvbcast.core.following import Following
 from txvbcast.core.inputs import ChangeBegan, ChangeUpdated
 from txvbcast.core.journal import Journal
+from txvbcast.core.marks import Mark
 from txvbcast.core.ordering import Office
 from txvbcast.core.proposals import Proposals
 from txvbcast.core.roster import Departure, Roster
@@ -73,6 +74,8 @@ class Absence:
         self.changes.begin(event)
         away = self.own.state in ("leaving", "inactive")
         self._leave_by_s = self.commons.now_s + LEAVE_AFTER_TIMEOUTS * self.commons.config.heartbeat.timeout_s
+        if away:
+            self.commons.reach(Mark.CHANGES_OVERLAP)
         self.own.machine.change_began()
         if not self.changes.holdable or (away and self.own.core.announced):
             self._announce()
@@ -81,6 +84,7 @@ class Absence:
     def on_change_updated(self, event: ChangeUpdated) -> None:
         """A new estimate."""
         if self.changes.update(event.change_id, event.expected_s) and self.own.core.announced:
+            self.commons.reach(Mark.ESTIMATE_ANNOUNCED_ANEW)
             self._announce()
 
     def end_change(self, change_id: int, outcome: str) -> None:
@@ -88,18 +92,22 @@ class Absence:
         if not self.changes.end(change_id, outcome):
             return
         if self.changes:
+            self.commons.reach(Mark.ONE_OF_SEVERAL_CHANGES_OVER)
             if self.own.core.announced:
                 self._announce()
             return
         if self.roster.departing is not None:
+            self.commons.reach(Mark.DEPARTURE_CALLED_OFF)
             self.roster.departing = None
             if self.succession.plan is not None and self.succession.plan.why is HandoverWhy.ABSENCE:
+                self.commons.reach(Mark.HANDOVER_CALLED_OFF)
                 self.succession.cancel_plan("the change is over")
         self.own.machine.changes_over()
 
     def on_tick(self) -> None:
         """Look at the time limits."""
         for change_id in self.changes.overdue():
+            self.commons.reach(Mark.CHANGE_OVERDUE)
             self.end_change(change_id, "overdue")
         self.go_on_leaving()
 
@@ -142,6 +150,8 @@ class Absence:
             return
         if self._office is not None and self._is_handing_over():
             return
+        if not self.submissions.idle:
+            self.commons.reach(Mark.LEAVES_WITH_FLIGHTS_UNDECIDED)
         self.own.machine.cleared()
 
     def _is_handing_over(self) -> bool:
@@ -149,6 +159,7 @@ class Absence:
         successor = self.succession.successor()
         give_up_s = self._leave_by_s + LEAVE_AFTER_TIMEOUTS * self.commons.config.heartbeat.timeout_s
         if not successor or self.commons.now_s >= give_up_s:
+            self.commons.reach(Mark.LEAVES_IN_OFFICE if successor else Mark.LEAVES_WITHOUT_SUCCESSOR)
             return False
         if self.succession.plan is not None:
             return True
@@ -234,4 +245,5 @@ class Absence:
         """Normal again without an entry: the table, as applied here, never said otherwise."""
         member = self.journal.applied_table[self.commons.me]
         if member.standing is Standing.NORMAL and member.absence >= self._key:
+            self.commons.reach(Mark.NORMAL_AGAIN_WITHOUT_ENTRY)
             self.own.machine.told_normal()

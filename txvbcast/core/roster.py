@@ -14,6 +14,7 @@ import attrs
 from txvbcast.core.commons import Commons
 from txvbcast.core.journal import Journal
 from txvbcast.core.liveness import Liveness
+from txvbcast.core.marks import Mark
 from txvbcast.core.ordering import Office
 from txvbcast.core.standing import OwnLife, Peer
 from txvbcast.core.table import Member, is_quorum, leave_step
@@ -63,6 +64,8 @@ class Roster:
         known = self.resumed.get(message.member)
         if known is None or (known.incarnation, known.change_id) <= (message.incarnation, message.change_id):
             self.resumed[message.member] = message
+        else:
+            self.commons.reach(Mark.RESUMED_OF_EARLIER_ABSENCE)
 
     def reconcile(self, office: Office) -> None:
         """Order what the table lacks, as far as the rules allow it now."""
@@ -70,7 +73,11 @@ class Roster:
             about = {entry.standing.node_id for entry in self.journal.open_standings if entry.standing}
             wanted = self._wanted(member, office)
             if wanted is None or about - {wanted.node_id}:
+                if wanted is not None:
+                    self.commons.reach(Mark.STANDING_HELD_BACK)
                 continue
+            if about:
+                self.commons.reach(Mark.MORE_STANDINGS_OF_ONE_MEMBER)
             office.order_standing(wanted)
             if wanted.standing is not Standing.INACTIVE:
                 self.resumed.pop(wanted.node_id, None)
@@ -87,6 +94,8 @@ class Roster:
             return self._entry(member, Standing.CATCHING_UP, "it has resumed", self._back_key(member))
         caught_up = office.stored.get(member.node_id, -1) >= self.tail_before
         if member.standing is Standing.CATCHING_UP and caught_up and not self._is_silent(member):
+            if not member.voter:
+                self.commons.reach(Mark.VOTE_RESTORED)
             return self._entry(member, Standing.NORMAL, "it has caught up", voter=True)
         return self._wanted_failed(member)
 
@@ -115,6 +124,7 @@ class Roster:
             return None
         back = self.resumed.get(member.node_id)
         if back is not None and (back.incarnation, back.change_id) >= peer.absence:
+            self.commons.reach(Mark.BACK_WHILE_STILL_ANNOUNCED)
             return None
         if member.absence >= peer.absence:
             return None  # the log has spoken of this absence already
@@ -123,9 +133,15 @@ class Roster:
     def _leave(self, member: Member, key: tuple[int, int], departure: Departure) -> StandingEntry:
         step = leave_step(self.journal.table, member.node_id, self.commons.config.quorum.planned_floor)
         if step.node_id != member.node_id:
+            self.commons.reach(Mark.VOTE_TAKEN_FROM_LONGER_ABSENT)
             other = self.journal.table[step.node_id]
             reason = f"its vote is not needed while it is away, and node {member.node_id} leaves too"
             return self._entry(other, other.standing, reason, voter=step.voter)
+        if step.unsafe:
+            at_floor = len(self.journal.table.voters) <= self.commons.config.quorum.planned_floor
+            self.commons.reach(Mark.UNSAFE_AT_PLANNED_FLOOR if at_floor else Mark.UNSAFE_FOR_QUORUM)
+        elif member.voter and not step.voter:
+            self.commons.reach(Mark.VOTE_TAKEN)
         reason = step.unsafe or f"it announced its absence ({departure.kind})"
         entry = self._entry(member, Standing.INACTIVE, reason, key, voter=step.voter)
         return attrs.evolve(entry, kind=departure.kind, expected_ms=departure.expected_ms, source=departure.source)
@@ -152,12 +168,15 @@ class Roster:
         if member.standing is Standing.INACTIVE and peer.deadline_s is not None:
             if self.commons.now_s < peer.deadline_s:
                 return None
+            self.commons.reach(Mark.ABSENCE_OVERDUE)
             reason = "its announced absence is overdue"
         elif self._is_silent(member):
             reason = "it is silent"
         else:
             return None
         last_man = self.commons.config.quorum.last_man_standing and member.voter
+        if last_man:
+            self.commons.reach(Mark.VOTE_TAKEN_FOR_LAST_MAN)
         return self._entry(member, Standing.FAILED, reason, voter=member.voter and not last_man)
 
     def _is_silent(self, member: Member) -> bool:
@@ -199,5 +218,6 @@ class Roster:
         if is_quorum(table.voters, staying):
             self.commons.send(node_id, Confirmed(*member.absence))
             return
+        self.commons.reach(Mark.ANSWERED_UNSAFE)
         reason = f"only {len(staying)} of {len(table.voters)} voters are normal while it is away"
         self.commons.send(node_id, Unsafe(*member.absence, reason))

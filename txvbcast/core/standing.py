@@ -13,6 +13,7 @@ import attrs
 from automat import TypeMachine, TypeMachineBuilder
 
 from txvbcast.core.commons import Commons
+from txvbcast.core.marks import Mark
 from txvbcast.core.signals import OwnStandingChanged, PeerChanged
 from txvbcast.wire.messages import Inactive, Standing, StandingEntry
 
@@ -107,6 +108,12 @@ def _peer_machine() -> TypeMachine[PeerInputs, PeerCore]:
     @catching_up.upon(PeerInputs.announced).to(inactive)
     @failed.upon(PeerInputs.announced).to(inactive)
     def on_announced(inputs: PeerInputs, core: PeerCore, message: Inactive, deadline_s: float) -> None:
+        if core.standing is Standing.CATCHING_UP:
+            core.commons.reach(Mark.ANNOUNCED_WHILE_CATCHING_UP)
+        elif core.standing is Standing.FAILED:
+            core.commons.reach(Mark.ANNOUNCED_WHILE_FAILED)
+        elif core.standing is Standing.INACTIVE:
+            core.commons.reach(Mark.ANNOUNCED_ANEW)
         core.absence = (message.incarnation, message.change_id)
         core.revision = message.revision
         core.kind, core.source, core.expected_ms = message.kind, message.source, message.expected_ms
@@ -122,6 +129,7 @@ def _peer_machine() -> TypeMachine[PeerInputs, PeerCore]:
         core.remember(entry)
         core.kind, core.source = entry.kind, entry.source
         if core.deadline_s is None:  # the announcement itself did not reach this node
+            core.commons.reach(Mark.ABSENCE_KNOWN_FROM_LOG_ALONE)
             core.expected_ms = entry.expected_ms
             core.announced_s = core.commons.now_s
             core.deadline_s = deadline_s
@@ -132,6 +140,8 @@ def _peer_machine() -> TypeMachine[PeerInputs, PeerCore]:
     @catching_up.upon(PeerInputs.ordered_catching_up).loop()
     @failed.upon(PeerInputs.ordered_catching_up).to(catching_up)
     def on_ordered_catching_up(inputs: PeerInputs, core: PeerCore, entry: StandingEntry) -> None:
+        if core.standing is Standing.CATCHING_UP:
+            core.commons.reach(Mark.CATCHES_UP_ANEW)
         core.remember_end(entry)
         core.enter(Standing.CATCHING_UP, entry)
 
@@ -140,6 +150,8 @@ def _peer_machine() -> TypeMachine[PeerInputs, PeerCore]:
     @catching_up.upon(PeerInputs.ordered_failed).to(failed)
     @failed.upon(PeerInputs.ordered_failed).loop()
     def on_ordered_failed(inputs: PeerInputs, core: PeerCore, entry: StandingEntry) -> None:
+        if core.standing is Standing.CATCHING_UP:
+            core.commons.reach(Mark.FAILED_WHILE_CATCHING_UP)
         core.remember(entry)
         core.end_announcement()
         core.enter(Standing.FAILED, entry)
@@ -149,6 +161,7 @@ def _peer_machine() -> TypeMachine[PeerInputs, PeerCore]:
 
     @catching_up.upon(PeerInputs.returned).loop()
     def on_returned(inputs: PeerInputs, core: PeerCore) -> None:
+        core.commons.reach(Mark.THIRD_MESSAGE_BEFORE_LOG)
         core.end_announcement()  # its own word came before the log did
 
     return builder.build()
@@ -180,6 +193,8 @@ class Peer:
         """Believe a first message unless it is late or repeated; True if it said something new."""
         core, key = self.core, (message.incarnation, message.change_id)
         if key <= core.over or (*key, message.revision) <= (*core.absence, core.revision):
+            if key <= core.over:
+                core.commons.reach(Mark.ANNOUNCEMENT_AFTER_THE_END)
             return False
         self.machine.announced(message, deadline_s)
         return True
@@ -187,6 +202,7 @@ class Peer:
     def on_entry(self, entry: StandingEntry, deadline_s: float) -> None:
         """Follow the log, except where it speaks of an absence that is older than the one announced."""
         if (entry.incarnation, entry.change_id) < self.core.absence and self.core.deadline_s is not None:
+            self.core.commons.reach(Mark.LOG_BEHIND_ANNOUNCEMENT)
             return
         if entry.standing is Standing.INACTIVE:
             self.machine.ordered_inactive(entry, deadline_s)
@@ -282,6 +298,8 @@ def _own_machine() -> TypeMachine[OwnInputs, OwnCore]:
     @returning.upon(OwnInputs.change_began).to(inactive)
     @catching_up.upon(OwnInputs.change_began).to(inactive)
     def on_change_while_away(inputs: OwnInputs, core: OwnCore) -> None:
+        returning = core.state == "returning"
+        core.commons.reach(Mark.CHANGE_WHILE_RETURNING if returning else Mark.CHANGE_WHILE_CATCHING_UP)
         core.enter("inactive", "a configuration change begins before the return from the last absence")
 
     @leaving.upon(OwnInputs.cleared).to(inactive)
@@ -291,8 +309,10 @@ def _own_machine() -> TypeMachine[OwnInputs, OwnCore]:
     @leaving.upon(OwnInputs.changes_over).loop()
     def on_over_while_leaving(inputs: OwnInputs, core: OwnCore) -> None:
         if core.announced:
+            core.commons.reach(Mark.CHANGE_OVER_WHILE_LEAVING)
             inputs._was_announced()
         else:
+            core.commons.reach(Mark.CHANGE_OVER_BEFORE_ANNOUNCED)
             inputs._was_silent()
 
     @leaving.upon(OwnInputs._was_silent).to(normal)
@@ -308,11 +328,15 @@ def _own_machine() -> TypeMachine[OwnInputs, OwnCore]:
     @normal.upon(OwnInputs.woke).to(returning)
     @catching_up.upon(OwnInputs.woke).to(returning)
     def on_woke(inputs: OwnInputs, core: OwnCore) -> None:
+        normal = core.state == "normal"
+        core.commons.reach(Mark.WOKE_WHILE_NORMAL if normal else Mark.WOKE_WHILE_CATCHING_UP)
         core.enter("returning", "this node was stopped for a while and asks the master before it acts")
 
     @normal.upon(OwnInputs.told_absent).to(returning)
     @catching_up.upon(OwnInputs.told_absent).to(returning)
     def on_told_absent(inputs: OwnInputs, core: OwnCore) -> None:
+        normal = core.state == "normal"
+        core.commons.reach(Mark.TOLD_ABSENT_WHILE_NORMAL if normal else Mark.TOLD_ABSENT_WHILE_CATCHING_UP)
         core.enter("returning", "the cluster has this node as absent")
 
     @returning.upon(OwnInputs.told_catching_up).to(catching_up)
