@@ -12,6 +12,7 @@ from txvbcast.core.commons import Commons
 from txvbcast.core.effects import ReadFailed, ReadReady
 from txvbcast.core.inputs import ReadRequested
 from txvbcast.core.journal import Journal
+from txvbcast.core.marks import Mark
 from txvbcast.core.ordering import Office
 from txvbcast.core.table import is_quorum
 from txvbcast.wire.messages import QuorumCheck, QuorumCheckReply, Read, ReadAt
@@ -40,17 +41,25 @@ class QuorumChecks:
 
     def reset(self) -> None:
         """A new office begins, or this one is over: nodes ask the next master."""
+        if self.asked or self.round is not None:
+            self.commons.reach(Mark.READS_LOST_WITH_OFFICE)
         self.asked.clear()
         self.round = None
         self.proving = False
 
     def on_read(self, office: Office, peer: int, nonce: int) -> None:
         """A node asks for a seq; it joins the next round."""
+        if self.round is not None:
+            self.commons.reach(Mark.READ_JOINS_NEXT_ROUND)
+        if not office.opened:
+            self.commons.reach(Mark.READ_WAITS_FOR_OPENING)
         self.asked.append((peer, nonce))
         self.begin(office)
 
     def prove(self, office: Office) -> None:
         """After an own pause: nothing is ordered before a quorum has answered."""
+        if self.round is not None:
+            self.commons.reach(Mark.PROOF_REPLACES_ROUND)
         self.proving = True
         self.round = None
         self.begin(office)
@@ -70,6 +79,8 @@ class QuorumChecks:
     def on_reply(self, office: Office, peer: int, reply: QuorumCheckReply) -> None:
         """A member has promised nothing higher."""
         if self.round is None or reply.nonce != self.round.nonce or reply.epoch != office.epoch:
+            if self.round is not None:
+                self.commons.reach(Mark.QUORUM_REPLY_OF_EARLIER_ROUND)
             return
         self.round.agreed.add(peer)
         self._finish(office)
@@ -87,6 +98,7 @@ class QuorumChecks:
     def on_tick(self, office: Office) -> None:
         """Ask again: an answer may be lost."""
         if self.round is not None:
+            self.commons.reach(Mark.QUORUM_ASKED_AGAIN)
             self.commons.send_others(QuorumCheck(office.epoch, self.round.nonce))
 
 
@@ -146,6 +158,7 @@ class Reads:
             return
         for nonce, batch in self.batches.items():
             if batch.seq is None:
+                self.commons.reach(Mark.READ_ASKED_AGAIN)
                 self.commons.send(peer, Read(nonce))
 
     def on_read_at(self, answer: ReadAt) -> None:
@@ -153,7 +166,11 @@ class Reads:
         batch = self.batches.get(answer.nonce)
         if batch is not None and batch.seq is None:
             batch.seq = answer.seq
+            if answer.seq > self.journal.applied:
+                self.commons.reach(Mark.READ_WAITS_FOR_LOG)
             self.on_applied()
+        else:
+            self.commons.reach(Mark.READ_ANSWERED_TWICE)
 
     def on_applied(self) -> None:
         """Serve the reads whose seq this node has applied."""
@@ -168,6 +185,7 @@ class Reads:
         reason = "no master answered in time" if self.master else "this node knows of no master"
         for tickets in (self.gathering, *(batch.tickets for batch in self.batches.values())):
             for ticket in [ticket for ticket, until_s in tickets.items() if until_s <= now_s]:
+                self.commons.reach(Mark.READ_EXPIRED)
                 del tickets[ticket]
                 self.commons.out.append(ReadFailed(ticket, reason))
         self.batches = {nonce: batch for nonce, batch in self.batches.items() if batch.tickets}

@@ -29,6 +29,7 @@ from txvbcast.core.following import Following
 from txvbcast.core.inputs import Input, StoredState
 from txvbcast.core.journal import Journal
 from txvbcast.core.liveness import TICKS_PER_HEARTBEAT, Liveness
+from txvbcast.core.marks import Mark
 from txvbcast.core.mastership import Mastership
 from txvbcast.core.ordering import Office
 from txvbcast.core.proposals import Proposals
@@ -270,6 +271,7 @@ class Replica:
         self.following.on_link(event.peer)
         candidacy = self.mastership.core.candidacy
         if candidacy is not None and candidacy.asked_others:
+            self.commons.reach(Mark.CLAIM_OVER_NEW_LINK)
             self.commons.send(event.peer, messages.Claim(candidacy.epoch, candidacy.why, candidacy.of_epoch))
         if self.office is not None:
             self.commons.send(event.peer, self.office.start_message())
@@ -317,6 +319,7 @@ class Replica:
 
     def _on_woke(self, late_s: float) -> None:
         """This node was stopped: what it knows may be old, so it asks before it acts."""
+        self._reach_woke()
         self.commons.out.append(DropDatagrams())
         if late_s > self.commons.config.heartbeat.timeout_s:
             self.commons.out.append(ResetLinks("this node was stopped for a while"))
@@ -332,6 +335,19 @@ class Replica:
             office.paused = "this node was stopped and proves that it still has a quorum"
             self.checks.prove(office)
             self._after_check(office)
+
+    def _reach_woke(self) -> None:
+        role = self.mastership.core.role
+        if role in ("probing", "claiming"):
+            self.commons.reach(Mark.WOKE_AS_CANDIDATE)
+        elif role in ("starting", "master"):
+            self.commons.reach(Mark.WOKE_AS_MASTER)
+        elif role == "handing_over":
+            self.commons.reach(Mark.WOKE_WHILE_HANDING_OVER)
+        if self.succession.plan is not None:
+            self.commons.reach(Mark.WOKE_BEFORE_HANDOVER)
+        if self.own.state == "leaving":
+            self.commons.reach(Mark.WOKE_WHILE_LEAVING)
 
     # --- who is master ---------------------------------------------------------------
 
@@ -349,6 +365,7 @@ class Replica:
             return
         self._masterless_since_s = None
         if self.submissions.refusing and not self.wishes.stopping:
+            self.commons.reach(Mark.QUORUM_REGAINED)
             self.submissions.refusing = ""
             self.commons.notify("quorum_regained", 0, f"node {master} is master", {})
         if master != self._told_master:
@@ -369,6 +386,8 @@ class Replica:
         candidacy = self.mastership.core.candidacy
         if candidacy is not None and candidacy.epoch == signal.epoch == self.journal.promised:
             self.mastership.machine.won()
+        else:
+            self.commons.reach(Mark.BEST_LOG_ADOPTED_IN_VAIN)
 
     def _on_office_taken(self, signal: signals.OfficeTaken) -> None:
         office = self.office
@@ -398,6 +417,8 @@ class Replica:
     def _on_handed_over(self, signal: signals.HandedOver) -> None:
         if self.mastership.core.role == "handing_over":
             self.mastership.machine.handed()
+        else:
+            self.commons.reach(Mark.HANDOFF_AFTER_DEPOSITION)
 
     # --- flights -----------------------------------------------------------------------
 
@@ -421,6 +442,8 @@ class Replica:
     def _order(self, fid: FlightId) -> None:
         office = self.office
         if office is None or office.paused:
+            if office is not None:
+                self.commons.reach(Mark.FLIGHT_WAITS_FOR_PAUSED_OFFICE)
             return
         ready = self.proposals.ready(fid)
         if ready is not None:
@@ -448,12 +471,16 @@ class Replica:
             self._beats_heard.clear()
         self.succession.on_master_heard()
         if self.mastership.core.role != "follower":
+            if self.office is not None:
+                self.commons.reach(Mark.MASTER_HEARS_HIGHER_MASTER)
             self.mastership.machine.stand_down(f"node {peer} is master of epoch {epochs.text(epoch)}")
         return True
 
     def _on_start(self, peer: int, message: messages.Start) -> None:
         if self._is_from_master(peer, message.epoch):
             self.following.on_start(message)
+        else:
+            self.commons.reach(Mark.START_BELOW_PROMISE)
 
     def _on_want_start(self, peer: int, message: messages.WantStart) -> None:
         if self.office is not None and self.office.epoch == message.epoch:
@@ -462,6 +489,8 @@ class Replica:
     def _on_order(self, peer: int, message: messages.Order) -> None:
         if self._is_from_master(peer, message.epoch):
             self.following.on_order(message)
+        else:
+            self.commons.reach(Mark.ORDER_BELOW_PROMISE)
 
     def _on_committed(self, peer: int, message: messages.Committed) -> None:
         if self._is_from_master(peer, message.epoch):
@@ -484,6 +513,8 @@ class Replica:
         office = self.office
         if office is not None and message.epoch == office.epoch:
             self._count_stored(office, peer, message.seq)
+        elif office is not None:
+            self.commons.reach(Mark.STORED_OF_ANOTHER_EPOCH)
 
     def _count_stored(self, office: Office, node_id: int, seq: int) -> None:
         office.on_stored(node_id, seq)
@@ -565,6 +596,8 @@ class Replica:
         core = self.peers[peer].core
         if message.member == peer and (message.incarnation, message.change_id) >= core.absence:
             self.peers[peer].machine.returned()
+        else:
+            self.commons.reach(Mark.THIRD_MESSAGE_OF_EARLIER_ABSENCE)
 
     def _reconcile(self) -> None:
         office = self.office
@@ -612,6 +645,7 @@ class Replica:
         if not self._is_from_master(peer, message.epoch):
             return
         if message.beat < self._beats_heard.get(peer, 0):
+            self.commons.reach(Mark.HEARTBEAT_OVERTAKEN)
             return  # overtaken on the way
         self._beats_heard[peer] = message.beat
         self.following.want_start()
@@ -670,6 +704,7 @@ class Replica:
             return
         if self.mastership.core.role not in ("starting", "master"):
             return
+        self.commons.reach(Mark.OFFICE_PROVED)
         office.paused = ""
         self._order_waiting()
         self._reconcile()
@@ -678,3 +713,5 @@ class Replica:
         office = self.office
         if office is not None:
             self.checks.on_read(office, peer, message.nonce)
+        else:
+            self.commons.reach(Mark.READ_ASKED_OF_NO_MASTER)
