@@ -148,7 +148,8 @@ class Roster:
 
     def _is_back(self, member: Member) -> bool:
         back = self.resumed.get(member.node_id)
-        if back is None:
+        # Another node may have passed it on: a member that cannot be heard here would be failed again at once.
+        if back is None or self._is_silent(member):
             return False
         key = (back.incarnation, back.change_id)
         if member.standing is Standing.FAILED:
