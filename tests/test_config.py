@@ -290,6 +290,17 @@ REFUSED: dict[str, tuple[str, int | None, str]] = {
     "two documents": (LEAST + "---\na: b\n", 13, "one file holds one node's configuration, so remove the '---'"),
     "alias": (LEAST + "queue: &q {}\nlimits: *q\n", 14, "an alias (*name) is not supported, write it out"),
     "deep": (LEAST + "queue: " + "[" * 5000 + "\n", 13, f"nested deeper than {DEPTH_MAX} levels"),
+    "escape beyond Unicode": (changed("rack", '"\\U00110000"'), 1, "is not valid YAML: an escape is beyond U+10FFFF"),
+    "escape beyond any": (changed("rack", '"\\UFFFFFFFF"'), 1, "is not valid YAML: an escape is beyond U+10FFFF"),
+    "endless version": (f"%YAML {'9' * 5000}.1\n---\n{LEAST}", 1, "or a version number is endless"),
+    "line break in a key": (added('"a\\nb": 1'), 13, r"'a\nb': unknown key: expected one of cluster, node"),
+    "endless key": (added("? " + "k" * 5000 + "\n: 1"), 13, "k...': unknown key: expected one of cluster, node"),
+    "line break in a tag": (changed("rack", "!a%0Ab x"), 1, r"got a value of the type '!a\nb', 'x'"),
+    "endless anchor": (added(f"x: [&{'a' * 5000} 1, &{'a' * 5000} 2]"), 13, "found duplicate anchor 'aaaa"),
+    "endless port": (changed(HTTP, "http: a:" + "9" * 5000), 6, "listen.http: expected HOST:PORT, such as 192.0.2.1"),
+    "interface with a space": (changed(HTTP, 'http: "[fe80::1%a b]:1"'), 6, "has no name of a network interface after"),
+    "surrogate in a path": (changed("data_dir: node1", r'data_dir: "\ud800"'), 11, "got one with an escape that is no"),
+    "NUL in a path": (changed("data_dir: node1", r'data_dir: "\0"'), 11, "got one with an escape that is no character"),
     "control character": (LEAST + "# \x07\n", 13, "the character 0x7 is not allowed in YAML"),
 }  # fmt: skip
 
@@ -323,6 +334,23 @@ class RefusedTests(unittest.TestCase):
         lines = str(self.assertRaises(ConfigError, parse, text, "n.yaml")).splitlines()
         self.assertEqual(len(lines), PROBLEMS_TOLD_MAX + 1)
         self.assertEqual(lines[-1], "n.yaml: and 80 more problems")
+
+    def test_nothing_is_endless(self) -> None:
+        """However long a value is, what is said about it fits a screen, and names one line a problem."""
+        long = "x" * 5000
+        crowd = "".join(f"  - {{id: {n}, name: n{n}, peer: a{n}:1}}\n" for n in range(10, 999))
+        for text in (
+            changed("{id: 1}", f"{{id: 1, name: {long}}}"),
+            changed("{id: 1}", f"{{id: 1, vms: [{long}, {long}]}}"),
+            added(f"adapters: [{{plugin: {long}}}]"),
+            changed("{id: 1}", "{id: 9}").replace("data_dir", f"{crowd}data_dir"),
+            *(row[0] for row in REFUSED.values()),
+        ):
+            error = self.assertRaises(ConfigError, parse, text, "n.yaml")
+            for line in str(error).split("\n"):
+                self.assertLess(len(line), 1000)
+                self.assertRegex(line, r"^n\.yaml(:\d+)?: ")
+                self.assertTrue(line.isprintable(), line)
 
     @settings(max_examples=200, deadline=None)
     @given(st.data())

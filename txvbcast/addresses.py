@@ -10,6 +10,7 @@ from txvbcast.config import Address
 
 _LABEL: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
 _BRACKETED: Final = re.compile(r"\[(?P<host>[^\[\]]*)\]:(?P<port>.*)", re.ASCII)
+_INTERFACE: Final = re.compile(r"[A-Za-z0-9._-]{1,15}", re.ASCII)
 _PORT: Final = re.compile(r"[0-9]{1,5}", re.ASCII)
 
 
@@ -54,6 +55,8 @@ def check_host(host: str) -> None:
     ip = _ip_address(host)
     if ip is None:
         _check_host_name(host)
+    elif "%" in host and not _INTERFACE.fullmatch(host.partition("%")[2]):
+        raise ValueError(f"{host!r} has no name of a network interface after the %")
     elif ip.is_multicast:
         raise ValueError(f"{host} is a multicast address; nodes talk to each other one by one")
     elif host == "255.255.255.255":

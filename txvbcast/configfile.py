@@ -46,6 +46,7 @@ from txvbcast.yamlreader import (
     mapping_of,
     never,
     one_of,
+    parse_text,
     scalar,
     section,
 )
@@ -108,9 +109,9 @@ _ADDRESS: Final = scalar(parse_address, "HOST:PORT, such as 192.0.2.1:8410", "st
 
 
 def _parse_folder(raw: str) -> Path:
-    if not raw or raw.startswith("~") or "\0" in raw:
+    if not raw or raw.startswith("~"):
         raise ValueError(f"expected the path of a folder, absolute or relative to this file, got {raw!r}")
-    return Path(raw)
+    return Path(parse_text(raw))
 
 
 _FILE: Final = section(

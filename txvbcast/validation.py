@@ -19,6 +19,9 @@ NAME_CHARS_MAX: Final = 64
 #: The most payload in one flight: half of what fits a frame, since the encoding adds to it.
 FLIGHT_BYTES_MAX: Final = 16 << 20
 
+#: How many ids of members one problem names.
+IDS_TOLD_MAX: Final = 100
+
 #: A member is not failed before so many heartbeats are missing.
 HEARTBEATS_MISSED_MIN: Final = 3
 
@@ -87,10 +90,13 @@ def _names(config: Config) -> Iterator[Problem]:
 def _own_place(config: Config) -> Iterator[Problem]:
     own = next((member for member in config.members if member.id == config.node_id), None)
     if own is None:
-        ids = ", ".join(str(member.id) for member in config.members) or "none"
+        ids = ", ".join(str(member.id) for member in config.members[:IDS_TOLD_MAX]) or "none"
+        if len(config.members) > IDS_TOLD_MAX:
+            ids += ", ..."
         yield Problem("node.id", f"{config.node_id} is not among the ids of members ({ids})")
     elif own.name != config.node_name:
-        yield Problem("node.name", f"{config.node_name!r}, but members calls node {own.id} {own.name!r}")
+        text = f"{_shortened(config.node_name)}, but members calls node {own.id} {_shortened(own.name)}"
+        yield Problem("node.name", text)
 
 
 def _members(config: Config) -> Iterator[Problem]:
@@ -192,7 +198,7 @@ def _plugins(config: Config) -> Iterator[Problem]:
     for place, adapter in enumerate(config.adapters):
         yield Problem(
             f"adapters[{place}].plugin",
-            f"there is no adapter plugin {adapter.plugin!r}: this version has none, remove it from adapters "
+            f"there is no adapter plugin {_shortened(adapter.plugin)}: this version has none, remove it from adapters "
             "(absences are announced by 'vbcast inactive')",
         )
         for index, kind in enumerate(adapter.kinds):
@@ -223,7 +229,7 @@ def _repeats(path: str, values: Iterable[object], what: str = "") -> Iterator[Pr
     first: dict[object, int] = {}
     for place, value in enumerate(values):
         if value in first:
-            named = f"the {what}" if what else repr(value)
+            named = f"the {what}" if what else _shortened(value)
             yield Problem(path.format(place), f"{named} is taken already by {path.format(first[value])}")
         first.setdefault(value, place)
 
@@ -232,5 +238,8 @@ def _unknown_kind(kind: str) -> str:
     return f"unknown kind of change {_shortened(kind)}: expected one of {', '.join(CHANGE_KINDS)}"
 
 
-def _shortened(text: str) -> str:
-    return repr(text if len(text) <= NAME_CHARS_MAX else f"{text[:NAME_CHARS_MAX]}...")
+def _shortened(value: object) -> str:
+    """As a literal; a long text is cut."""
+    if isinstance(value, str) and len(value) > NAME_CHARS_MAX:
+        return repr(f"{value[:NAME_CHARS_MAX]}...")
+    return repr(value)

@@ -25,6 +25,9 @@ PROBLEMS_TOLD_MAX: Final = 20
 #: How much of a wrong value is quoted.
 QUOTED_CHARS_MAX: Final = 60
 
+#: The most that is told of what a parser said, since that may quote the whole file.
+DETAIL_CHARS_MAX: Final = 500
+
 
 class Refused(Exception):
     """A value is not what was wanted; the text says both."""
@@ -87,11 +90,12 @@ class Spot:
 
     def path_of(self, name: str) -> str:
         """The path of a key of this mapping."""
-        return f"{self.path}.{name}" if self.path else name
+        shown = _shown(name)
+        return f"{self.path}.{shown}" if self.path else shown
 
     def key(self, key: yaml.ScalarNode, node: yaml.Node) -> Spot:
         """A value of this mapping."""
-        return Spot(node, self.path_of(key.value), _line(key), self.report)
+        return Spot(node, self.path_of(str(key.value)), _line(key), self.report)
 
     def item(self, place: int, node: yaml.Node) -> Spot:
         """An item of this list."""
@@ -125,6 +129,14 @@ class _Loader(yaml.SafeLoader):
     """Composes nodes; refuses what could make a short file mean an endless one."""
 
     depth = 0
+
+    def fetch_more_tokens(self) -> None:
+        """The next tokens; a number in them that is out of range is an error like any other."""
+        try:
+            super().fetch_more_tokens()
+        except (ValueError, OverflowError) as error:  # of chr and int, which PyYAML lets through
+            problem = "an escape is beyond U+10FFFF, or a version number is endless"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.get_mark()) from error
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """The next node, with all in it."""
@@ -164,7 +176,7 @@ def _syntax_error(text: str, where: str, error: yaml.MarkedYAMLError) -> str:
     mark = error.problem_mark
     line = mark.line if mark else 0
     source = "".join(text.splitlines()[line : line + 1])
-    said = ", ".join(part for part in (error.context, error.problem) if part)
+    said = ", ".join(part for part in (error.context, error.problem) if part)[:DETAIL_CHARS_MAX]
     hint = ""
     if "\t" in source:
         hint = "; YAML is indented by spaces, and this line has a tab"
@@ -200,7 +212,8 @@ def scalar(parse: Callable[[str], object], wanted: str, *types: str) -> Kind:
         try:
             return parse(node.value)
         except ValueError as error:
-            raise Refused(str(error)) from error
+            said = str(error)
+            raise Refused(said if len(said) <= DETAIL_CHARS_MAX else f"expected {wanted}, got {_got(node)}") from error
 
     return Kind(wanted, read)
 
@@ -234,7 +247,11 @@ def _read_text(spot: Spot) -> object:
     return _BARE_TEXT.read(spot)
 
 
-def _parse_text(raw: str) -> str:
+def parse_text(raw: str) -> str:
+    """A text of characters only, which can be written into a file, or name one.
+
+    :raises ValueError: there is something else in it.
+    """
     if "\0" in raw or any("\ud800" <= character <= "\udfff" for character in raw):
         raise ValueError("expected a text, got one with an escape that is no character")
     return raw
@@ -259,7 +276,7 @@ def _parse_truth(raw: str) -> bool:
     return truth
 
 
-_BARE_TEXT: Final = scalar(_parse_text, "a text", "str")
+_BARE_TEXT: Final = scalar(parse_text, "a text", "str")
 TEXT: Final = Kind("a text", _read_text)
 WHOLE: Final = scalar(_parse_whole, "a whole number", "int")
 NUMBER: Final = scalar(_parse_number, "a number such as 1.5", "int", "float")
@@ -278,8 +295,13 @@ def _got(node: yaml.Node) -> str:
         return "a list"
     if _type(node) == "null":
         return "nothing"
-    said = f"the {_TYPES[_type(node)]}" if _type(node) in _TYPES else f"a value of the type {_type(node)},"
+    said = f"the {_TYPES[_type(node)]}" if _type(node) in _TYPES else f"a value of the type {_shown(_type(node))},"
     return f"{said} {_quoted(node.value)}"
+
+
+def _shown(raw: str) -> str:
+    """As it is, if that fits into a line."""
+    return raw if raw.isprintable() and len(raw) <= QUOTED_CHARS_MAX else _quoted(raw)
 
 
 def _quoted(raw: str) -> str:
