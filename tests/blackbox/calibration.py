@@ -14,6 +14,7 @@ import attrs
 from tests.blackbox.history import Evidence, Opinion, judge, writes_in
 from tests.blackbox.lab import Lab
 from tests.blackbox.partitions import Split
+from txvbcast.cli.failures import Failed
 from txvbcast.sim.linearizability import Verdict
 from txvbcast.sim.witness import AFTER_ALL, Asked, Done, Found, Get, Set
 from txvbcast.wire.messages import Entry
@@ -54,10 +55,18 @@ def _put(lab: Lab, node_id: int, name: str) -> Asked:
 
 def _read_locally(lab: Lab, node_id: int, name: str) -> Asked:
     called = time.monotonic()
-    answer = lab[node_id].api.get(f"/v1/kv/{_KEY}", {"consistency": "local"})
-    found = Found(answer.content, answer.header_number("Vbcast-Version"))
-    place = (answer.header_number("Vbcast-Applied"), AFTER_ALL)
-    return Asked(name, Get(_KEY), called, time.monotonic(), found, place)
+    try:
+        answer = lab[node_id].api.get(f"/v1/kv/{_KEY}", {"consistency": "local"})
+    except Failed as failed:
+        if failed.kind != "not-found":
+            raise
+        found, applied = Found(None, 0), int(failed.document["applied"])
+    else:
+        found, applied = (
+            Found(answer.content, answer.header_number("Vbcast-Version")),
+            answer.header_number("Vbcast-Applied"),
+        )
+    return Asked(name, Get(_KEY), called, time.monotonic(), found, (applied, AFTER_ALL))
 
 
 # --- lies that are planted afterwards ---------------------------------------------------
