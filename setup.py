@@ -16,6 +16,7 @@ setup(
         "txvbcast.managers",
         "txvbcast.net",
         "txvbcast.sim",
+        "txvbcast.sim.checks",
         "txvbcast.store",
         "txvbcast.wire",
         "twisted.plugins",
