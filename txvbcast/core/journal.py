@@ -217,8 +217,6 @@ class Journal:
             dead = False
             if entry.flight is not None:
                 dead = self.dead(entry.flight, self.applied_table) or self.finished(entry.flight.id)
-                if dead:
-                    self._commons.reach(Mark.DEAD_FLIGHT_IN_LOG)
                 if self._flights.get(entry.flight.id) == seq:
                     del self._flights[entry.flight.id]
                 self._seen.setdefault(entry.flight.id.origin, SeenFlights()).add(entry.flight)

@@ -38,7 +38,6 @@ class Mark(Enum):
     ASKED_ABOUT_FLIGHT_GIVEN_UP = "A participant asks about a flight that its coordinator does not know any more."
 
     # The participants of a flight (sections 3 and 7).
-    PROPOSAL_MEETS_TOMBSTONE = "A proposal comes after the word that it is withdrawn."
     PROPOSAL_OF_DEAD_FLIGHT = "A proposal comes after the log has said that its origin was away since."
     VOTE_WAITS_FOR_LOG = "A vote waits until this node has applied what the coordinator had applied."
     ASKED_WHILE_PREPARING = "A participant is asked again while its resource managers have not answered."
@@ -54,7 +53,6 @@ class Mark(Enum):
     DECISION_WITHOUT_USE = "A master is asked to order a flight that has its place, or can never have one."
     FLIGHT_NOT_ORDERED_TWICE = "A master does not order a flight that is in its log already."
     DEAD_FLIGHT_NOT_ORDERED = "A master does not order a flight whose origin was away since it proposed it."
-    DEAD_FLIGHT_IN_LOG = "A flight in the log is not performed: its origin was away before its place there."
     FLIGHT_WAITS_FOR_PAUSED_OFFICE = "A flight waits because the master hands over, or proves that it is still master."
 
     # A follower's log (sections 3 and 6).

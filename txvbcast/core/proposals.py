@@ -33,9 +33,7 @@ class Proposals:
         :param voting: this node is normal; otherwise the payload is only kept.
         """
         if self._is_past(flight):
-            if flight.id in self.withdrawn.get(flight.id.origin, ()):
-                self.commons.reach(Mark.PROPOSAL_MEETS_TOMBSTONE)
-            elif self.journal.dead(flight, self.journal.applied_table):
+            if self.journal.dead(flight, self.journal.applied_table):
                 self.commons.reach(Mark.PROPOSAL_OF_DEAD_FLIGHT)
             return False
         held = self.held.get(flight.id)
