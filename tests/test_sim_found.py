@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from twisted.trial import unittest
 
+from txvbcast.driver import Change
+from txvbcast.sim.network import Conditions
+from txvbcast.sim.watch import Watcher
 from txvbcast.sim.world import World
+from txvbcast.wire.messages import Inactive, Message, Resumed
 
 
 def settled(seed: int, nodes: int) -> World:
@@ -12,6 +16,16 @@ def settled(seed: int, nodes: int) -> World:
     world = World(seed, nodes)
     world.run_until(world.quiet, 30.0, "everything is settled")
     return world
+
+
+class Resumes(Watcher):
+    """Counts the RESUMED that come in."""
+
+    count = 0
+
+    def on_delivery(self, sender: int, to: int, sent_s: float, message: Message, by_link: bool) -> None:
+        """A message comes in."""
+        self.count += isinstance(message, Resumed)
 
 
 class FoundTests(unittest.SynchronousTestCase):
@@ -28,3 +42,20 @@ class FoundTests(unittest.SynchronousTestCase):
         world.network.heal()
         world.run_until(world.quiet, 30.0, "everything is settled")
         world.check()
+
+    def test_resumed_and_heartbeats_go_round(self) -> None:
+        """A member that is back while the master can order nothing does not fill the network with RESUMED."""
+        resumes = Resumes()
+        world = World(8, 5, Conditions(datagram_copy=0.3), watchers=[resumes])
+        world.run_until(world.quiet, 30.0, "everything is settled")
+        for node_id in (2, 3, 4):
+            world.freeze(node_id)
+        world.nodes[1].driver.received(4, Inactive(4, 1, 1, 1, "custom", 9000, 0, 0))  # cannot be committed now
+        opened: list[Change] = []
+        world.nodes[5].driver.begin_change("migrate_out", 20.0, wait_s=0.01).addCallback(opened.append)
+        world.run(0.05)
+        world.nodes[5].driver.end_change(opened[0].change_id)
+        world.run(0.5)
+        # One at the end of the change; then, for as long as the master cannot order it, one each heartbeat of
+        # its own and one for each of the master's.
+        self.assertLessEqual(resumes.count, 1 + 2 * 6)

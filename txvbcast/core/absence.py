@@ -58,6 +58,7 @@ class Absence:
     succession: Succession
     reconcile: Callable[[], None]
     _leave_by_s: float = 0.0
+    _answered: tuple[int, int] = (0, 0)
 
     @property
     def _office(self) -> Office | None:
@@ -235,11 +236,17 @@ class Absence:
         key = (heartbeat.incarnation, heartbeat.change_id)
         if key < self._key or heartbeat.standing in (Standing.FAILED, Standing.INACTIVE):
             self.own.machine.told_absent()
-            self.commons.send(self.following.master, self._resumed())
+            self._answer(heartbeat)
         elif heartbeat.standing is Standing.CATCHING_UP and self.own.state == "returning":
             self.own.machine.told_catching_up()
         elif heartbeat.standing is Standing.NORMAL and self.own.state == "returning":
             self.check_told_normal()
+
+    def _answer(self, heartbeat: Heartbeat) -> None:
+        """Once a beat: the master answers RESUMED with a heartbeat, and the two would go round without end."""
+        if (heartbeat.epoch, heartbeat.beat) != self._answered:
+            self._answered = (heartbeat.epoch, heartbeat.beat)
+            self.commons.send(self.following.master, self._resumed())
 
     def check_told_normal(self) -> None:
         """Normal again without an entry: the table, as applied here, never said otherwise."""
