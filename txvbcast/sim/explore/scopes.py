@@ -1,0 +1,136 @@
+"""What is searched: small clusters, and how often each thing may happen to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from txvbcast.config import (
+    Address,
+    HeartbeatConfig,
+    InactivityConfig,
+    MasterConfig,
+    MemberConfig,
+    ProtocolConfig,
+    QuorumConfig,
+    ResponseTimeoutConfig,
+)
+from txvbcast.sim.explore.snapshot import FAR_S, TICK_S, TIMEOUT_S
+from txvbcast.wire import messages
+from txvbcast.wire.messages import Mode
+
+#: What may happen only so often; everything else follows from it.
+BUDGETS = ("submits", "claims", "silences", "beats", "crashes", "freezes", "leaves", "ends", "moves")
+
+
+#: Who asks whether the master is lost, and the payload of a flight: what they decide may come at any time anyway.
+PROMPT: frozenset[type[messages.Message]] = frozenset({messages.Probe, messages.ProbeReply, messages.Propose})
+#: The same, and a part of the log comes as soon as it is asked for.
+PROMPT_LOG = PROMPT | {messages.Fetch, messages.Entries, messages.FetchRefused, messages.WantStart}
+#: Signs of life and hints, which other messages repeat.
+LOST: frozenset[type[messages.Message]] = frozenset(
+    {messages.Heartbeat, messages.HeartbeatReply, messages.Suspect, messages.Refuse}
+)
+
+
+@attrs.frozen
+class Submission:
+    """A client's transaction; the client waits so long that it never gives up, unless it is ``hasty``.
+
+    :ivar refused_by: the nodes whose resource manager says No to it.
+    """
+
+    node_id: int
+    payload: bytes
+    mode: Mode = Mode.BROADCAST
+    hasty: bool = False
+    refused_by: tuple[int, ...] = ()
+
+    @property
+    def timeout_s(self) -> float:
+        """How long its client waits."""
+        return TIMEOUT_S if self.hasty else FAR_S
+
+
+@attrs.frozen
+class Scope:
+    """A cluster and the bounds of what happens to it.
+
+    The cluster is settled first: every node normal, node 1 master, all messages delivered.
+
+    :ivar submissions: made in this order, at any time.
+    :ivar budgets: how often the things of :data:`BUDGETS` may happen in one run; nothing else is bounded.
+    :ivar lazy_disk: writes wait for a "sync", and a crash may lose them; otherwise they are durable at once.
+    :ivar claiming: nodes that may claim at any time, as soon as enough others have lost the master too.
+    :ivar silent: nodes that may lose patience by themselves.
+    :ivar crashing, leaving, frozen: who may crash, announce an absence, be stopped.
+    :ivar moves_to: whom an operator may want for master.
+    :ivar prompt: messages of these types arrive at once, as part of the step that sends them.
+    :ivar lost: messages of these types never arrive.
+    """
+
+    name: str
+    about: str
+    nodes: int
+    submissions: tuple[Submission, ...] = ()
+    budgets: Mapping[str, int] = attrs.field(factory=dict)
+    lazy_disk: bool = False
+    claiming: tuple[int, ...] = ()
+    silent: tuple[int, ...] = ()
+    crashing: tuple[int, ...] = ()
+    leaving: tuple[int, ...] = ()
+    frozen: tuple[int, ...] = ()
+    moves_to: tuple[int, ...] = ()
+    last_man_standing: bool = False
+    handback: bool = False
+    prompt: frozenset[type[messages.Message]] = PROMPT
+    lost: frozenset[type[messages.Message]] = LOST
+
+    @property
+    def node_ids(self) -> tuple[int, ...]:
+        """The nodes of the cluster."""
+        return tuple(range(1, self.nodes + 1))
+
+    def config(self, node_id: int) -> ProtocolConfig:
+        """What a node is told; all its times are multiples of a tick of one second."""
+        members = tuple(MemberConfig(k, f"node{k}", Address("127.0.0.1", 8400 + k)) for k in self.node_ids)
+        return ProtocolConfig(
+            node_id,
+            members,
+            heartbeat=HeartbeatConfig(interval_s=2 * TICK_S, timeout_s=TIMEOUT_S),
+            response_timeout=ResponseTimeoutConfig(normal_s=TIMEOUT_S),
+            inactivity=InactivityConfig(margin=1.0, max_s=10 * FAR_S),
+            quorum=QuorumConfig(last_man_standing=self.last_man_standing),
+            master=MasterConfig(handback=self.handback, handback_delay_s=0.0),
+        )
+
+
+def _named(*scopes: Scope) -> dict[str, Scope]:
+    return {scope.name: scope for scope in scopes}
+
+
+_A = Submission(1, b"a")
+_B = Submission(2, b"b")
+
+SCOPES: Mapping[str, Scope] = _named(
+    Scope(
+        "two",
+        "two nodes, two flights, changes of master, one crash that may lose what was not synced",
+        nodes=2,
+        submissions=(_A, _B),
+        budgets={"submits": 2, "claims": 2, "crashes": 1},
+        lazy_disk=True,
+        claiming=(1, 2),
+        crashing=(1, 2),
+    ),
+    Scope(
+        "three",
+        "three nodes, two flights, changes of master at any time",
+        nodes=3,
+        submissions=(_A, _B),
+        budgets={"submits": 2, "claims": 2},
+        claiming=(1, 2, 3),
+        prompt=PROMPT_LOG,
+    ),
+)
