@@ -25,6 +25,7 @@ from zope.interface import implementer
 from txvbcast.core.marks import Mark
 from txvbcast.sim.checks import Violation
 from txvbcast.sim.options import Options
+from txvbcast.sim.reach import Reached, ReachWatcher
 from txvbcast.sim.swarm import Swarm
 from txvbcast.sim.trace import Tally
 from txvbcast.sim.watch import Watcher
@@ -43,7 +44,7 @@ class Result:
     :ivar steps: calls of the world's clock.
     :ivar outcomes: transactions by what their clients heard; faults: by kind, how many began.
     :ivar standings: by kind, how often some node told of a member's standing.
-    :ivar marks: names of the reach marks that it came to.
+    :ivar marks: the rare branches that it came to.
     """
 
     seed: int
@@ -57,7 +58,7 @@ class Result:
     faults: Mapping[str, int] = attrs.field(factory=dict)
     standings: Mapping[str, int] = attrs.field(factory=dict)
     epochs: int = 0
-    marks: frozenset[str] = frozenset()
+    marks: frozenset[Mark] = frozenset()
 
     @property
     def lost(self) -> bool:
@@ -102,10 +103,12 @@ class CampaignResult:
         return counts
 
     @property
-    def missed(self) -> tuple[str, ...]:
-        """Names of the reach marks that no seed came to, in the order of their definition."""
-        reached = frozenset[str]().union(*(result.marks for result in self.results))
-        return tuple(mark.name for mark in Mark if mark.name not in reached)
+    def reached(self) -> Reached:
+        """Which rare branches how many of the runs came to."""
+        reached = Reached((Mark,))
+        for result in self.results:
+            reached.add(result.marks)
+        return reached
 
 
 #: Makes the result of a seed; ``bool``: whether its options are those of a soak.
@@ -119,10 +122,10 @@ def run_seed(seed: int, soak: bool = False, watchers: Sequence[Watcher] = ()) ->
     fail that nobody hears of.
     """
     began_s = time.process_time()
-    tally, complaints = Tally(), _Complaints()
+    tally, reach, complaints = Tally(), ReachWatcher(), _Complaints()
     globalLogPublisher.addObserver(complaints)
     try:
-        swarm = Swarm(seed, Options.draw(seed, soak), (tally, *watchers))
+        swarm = Swarm(seed, Options.draw(seed, soak), (tally, reach, *watchers))
         violation = _violation(swarm)
         gc.collect()  # an error that was left in a Deferred is logged when that goes: in its own run
     finally:
@@ -140,7 +143,7 @@ def run_seed(seed: int, soak: bool = False, watchers: Sequence[Watcher] = ()) ->
         tally.faults,
         tally.standings,
         tally.epochs,
-        tally.reached,
+        reach.reached,
     )
 
 
@@ -198,6 +201,11 @@ class _Worker:
         self.pipe.close()
 
 
+def jobs_for(seeds: Sequence[int], jobs: int | None) -> int:
+    """How many processes are worth having; ``jobs`` None: as many as there are processors."""
+    return min(jobs or os.cpu_count() or 1, max(1, len(seeds)))
+
+
 def run(
     seeds: Iterable[int],
     jobs: int | None = None,
@@ -217,7 +225,7 @@ def run(
     :param task: what a worker does with a seed; a function of some module, so that it can be sent to it.
     """
     wanted = list(seeds)
-    jobs = min(jobs or os.cpu_count() or 1, max(1, len(wanted)))
+    jobs = jobs_for(wanted, jobs)
     began_s = time.monotonic()
     campaign = _Campaign(wanted, jobs, soak, on_result, failures_max, patience_s, task)
     interrupted = False
