@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from txvbcast.config import Address, MemberConfig, ProtocolConfig
 from txvbcast.errors import Committed
 from txvbcast.interfaces import Tx
-from txvbcast.sim.checks import Agreement, Violation, check_outcomes
+from txvbcast.sim.checks import Violation, all_checks, check_outcomes
 from txvbcast.sim.clock import SimClock
 from txvbcast.sim.network import Conditions, SimNetwork
 from txvbcast.sim.node import SimNode
@@ -48,7 +48,8 @@ class Outcome:
 class Read:
     """A client's linearizable read of one register.
 
-    :ivar seq: what its node had applied when it was answered; None while it waits, or if it failed (``failed``).
+    :ivar seq: what its node had applied when it was answered; None while it waits, or if it failed.
+    :ivar failed: why it failed, empty if it did not.
     """
 
     key: bytes
@@ -56,7 +57,7 @@ class Read:
     began_s: float
     seq: int | None = None
     value: bytes | None = None
-    failed: bool = False
+    failed: str = ""
     ended_s: float = 0.0
 
 
@@ -64,7 +65,7 @@ class World:
     """A cluster of ``nodes`` nodes and everything around it, from one seed.
 
     :param disk_s: the shortest and longest time that a transaction of a store takes.
-    :param watchers: whoever wants to see all that happens, besides the check of agreement.
+    :param watchers: whoever wants to see all that happens, besides the checks.
     :param vote_delay: how long a resource manager takes to vote; None for no time at all.
     :ivar refuse: why a node's resource manager refuses a transaction, empty to accept.
     :ivar disk_factor: per node, how many times slower its disk is now.
@@ -82,7 +83,7 @@ class World:
     ) -> None:
         self.clock = SimClock()
         self.watchers = Watchers()
-        for watcher in (Agreement(), *watchers):
+        for watcher in (*all_checks(), *watchers):
             self.watchers.add(watcher)
             watcher.on_world(self)
         self.network = SimNetwork(
@@ -181,7 +182,7 @@ class World:
             read.seq, read.value = seq, node.recorder.registers.get(key)
 
         def failed(failure: Failure) -> None:
-            read.failed = True
+            read.failed = failure.getErrorMessage()
 
         def ended(_: None) -> None:
             read.ended_s = self.clock.seconds()
@@ -274,10 +275,10 @@ class World:
         reference = logs[min(logs)]
         for node_id, log in logs.items():
             if log != reference:
-                raise Violation(f"the log of node {node_id} ({len(log)} entries) is not that of the others")
+                raise Violation(f"invariant 15: the log of node {node_id}, {len(log)} entries, is not the others'")
         for node in self.nodes.values():
             if node.recorder.prepared:
-                raise Violation(f"node {node.node_id} still holds {list(node.recorder.prepared)[:3]}")
+                raise Violation(f"invariant 18: node {node.node_id} still holds {list(node.recorder.prepared)[:3]}")
             check_outcomes(self.outcomes, node.recorder.performed)
         for hook in self.watchers.of("on_end"):
             hook()
