@@ -15,6 +15,7 @@ from pathlib import Path
 from twisted.trial import unittest
 
 from txvbcast.core.commons import Commons
+from txvbcast.core.journal import RUNS_MAX
 from txvbcast.core.marks import Mark
 from txvbcast.sim.reach import KINDS, Reached, ReachWatcher, page
 from txvbcast.sim.swarm import Swarm
@@ -139,6 +140,23 @@ class RunTests(unittest.SynchronousTestCase):
         self.assertNotIn(Mark.WOKE_WHILE_NORMAL, living)
         self.assertIn(Mark.WOKE_WHILE_NORMAL, watcher.reached)
         self.assertLess(living, watcher.reached)
+
+    def test_more_epochs_than_a_start_names(self) -> None:
+        """No random run is likely to change its master so often while a node is away, but it can be done."""
+        watcher = ReachWatcher()
+        world = World(nodes=3, watchers=(watcher,))
+        world.run_until(world.settled, 10.0, "the cluster has begun")
+        world.crash(3)
+        for number in range(RUNS_MAX + 1):
+            master = 2 - number % 2
+            driver = world.nodes[master].driver
+            driver.move_master(master)
+            world.run_until(lambda driver=driver: driver.replica.mastership.core.role == "master", 10.0, "it moves")
+            world.submit(master, b"%d" % number)
+            world.run(0.05)
+        world.restart(3)
+        world.run_until(world.settled, 10.0, "node 3 is back")
+        self.assertIn(Mark.EARLIER_RUNS_LACKING, watcher.reached)
 
     def test_nothing_depends_on_them(self) -> None:
         """A seed is the same run, message by message, without them."""
