@@ -43,6 +43,18 @@ class FoundTests(unittest.SynchronousTestCase):
         world.run_until(world.quiet, 30.0, "everything is settled")
         world.check()
 
+    def test_read_forgotten_by_a_master_that_was_stopped(self) -> None:
+        """A read whose quorum check was under way when the master was stopped is served when it goes on."""
+        world = settled(9, 3)
+        checks = world.nodes[1].driver.replica.checks
+        read = world.read(2, b"k")
+        world.run_until(lambda: checks.round is not None, 1.0, "the quorum check", every_s=0.0001)
+        world.freeze(1)
+        world.run(0.5)
+        world.thaw(1)
+        world.run_until(lambda: read.ended_s > 0, 10.0, "an answer")
+        self.assertEqual(read.failed, "")
+
     def test_resumed_and_heartbeats_go_round(self) -> None:
         """A member that is back while the master can order nothing does not fill the network with RESUMED."""
         resumes = Resumes()

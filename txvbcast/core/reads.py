@@ -60,6 +60,7 @@ class QuorumChecks:
         """After an own pause: nothing is ordered before a quorum has answered."""
         if self.round is not None:
             self.commons.reach(Mark.PROOF_REPLACES_ROUND)
+            self.asked = self.round.reads + self.asked
         self.proving = True
         self.round = None
         self.begin(office)
