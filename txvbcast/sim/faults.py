@@ -34,6 +34,7 @@ class Disturber:
     def __init__(self, world: World, random: Random) -> None:
         self.world = world
         self.random = random
+        self.stopping: set[SimNode] = set()
 
     def disturb(self, kind: str) -> None:
         """Let a fault of this kind begin, at a node drawn by chance."""
@@ -52,6 +53,8 @@ class Disturber:
             world.disks[node_id].error = None
             if node.running and node.frozen:
                 node.thaw()
+            if node.running and node in self.stopping:
+                world.crash(node_id)
             if not node.running:
                 world.restart(node_id)
             for record in world.nodes[node_id].driver.changes():
@@ -289,6 +292,7 @@ def stopped(disturber: Disturber, node_id: int) -> None:
             if node.running:
                 disturber.kill(node_id)
 
+        disturber.stopping.add(node)
         node.driver.stop().addCallback(kill)
 
 

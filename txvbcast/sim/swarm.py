@@ -102,4 +102,4 @@ class Swarm:
                 raise Violation(f"in peace node {outcome.node_id} answered a {outcome.mode.value}: {outcome.answer!r}")
         for read in reads:
             if read.failed:
-                raise Violation(f"in peace a read on node {read.node_id} failed")
+                raise Violation(f"in peace a read on node {read.node_id} failed: {read.failed}")
