@@ -41,7 +41,6 @@ class Mark(Enum):
     PROPOSAL_OF_DEAD_FLIGHT = "A proposal comes after the log has said that its origin was away since."
     VOTE_WAITS_FOR_LOG = "A vote waits until this node has applied what the coordinator had applied."
     ASKED_WHILE_PREPARING = "A participant is asked again while its resource managers have not answered."
-    PREPARED_AFTER_THE_END = "The resource managers answer after their flight is over."
     APPLIED_WHILE_PREPARING = "A flight is performed on a node whose resource managers have not answered yet."
     APPLIED_AFTER_OWN_REFUSAL = "A flight is performed, at least in part, on a node that has refused some of it."
     RELEASED_WHILE_PREPARING = "A flight is released while the resource managers are still asked about it."

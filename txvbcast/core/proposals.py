@@ -100,8 +100,6 @@ class Proposals:
         held = self.held.get(fid)
         if held is not None and held.core.phase == "preparing":
             held.machine.prepared(refused)
-        else:
-            self.commons.reach(Mark.PREPARED_AFTER_THE_END)
 
     def on_decide(self, decide: Decide) -> None:
         """A coordinator asks for a flight's place in the log."""
