@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import attrs
 
 from txvbcast.core import epochs
-from txvbcast.core.table import Table, initial, needed, with_standing
+from txvbcast.core.table import Table, initial, is_quorum, with_standing
 from txvbcast.sim.checks import Violation
-from txvbcast.sim.explore.nodes import Applied, Facts, Heard, Local, Locals, Note, Outcome
+from txvbcast.sim.explore.nodes import Applied, Facts, Heard, Local, Note
 from txvbcast.sim.explore.scopes import Scope
 from txvbcast.wire.items import unpack
 from txvbcast.wire.messages import Entry, Mode, Standing
@@ -41,47 +41,27 @@ class Judge:
     Every method raises :class:`~txvbcast.sim.checks.Violation` when an invariant does not hold.
     """
 
-    def __init__(self, scope: Scope, locals_: Locals) -> None:
+    def __init__(self, scope: Scope) -> None:
         self.scope = scope
-        self.pasts: list[Past] = []
-        self._locals = locals_
-        self._numbers: dict[Past, int] = {}
-        self._next: dict[tuple[int, int, int, tuple[Note, ...]], int] = {}
         self._matched: set[tuple[int, int]] = set()
         self._logs: dict[tuple[Entry, ...], int] = {}
-        self.number(Past())
 
-    def number(self, past: Past) -> int:
-        """The number of a past."""
-        number = self._numbers.get(past)
-        if number is None:
-            number = self._numbers[past] = len(self.pasts)
-            self.pasts.append(past)
-        return number
+    def alone(self, past: Past, was: Local, now: Local, notes: tuple[Note, ...]) -> Past:
+        """What can be said of one node's step without looking at the other nodes.
 
-    def judge(self, past: int, nodes: Sequence[int], before: int, outcome: Outcome) -> int:
-        """Look at one outcome.
-
-        :param nodes: the local states after it.
-        :param before: the node's local state before it.
-        :returns: the number of the past after it.
+        :returns: the past after it.
         """
-        if outcome.error:
-            raise Violation(f"a node stops: {outcome.error}")
-        states = self._locals.states
-        was, now = states[before], states[outcome.to]
         assert now.facts is not None
-        key = (past, before, outcome.to, outcome.notes)
-        after = self._next.get(key)
-        if after is None:
-            self._check_rising(was, now, now.facts)
-            after = self._next[key] = self.number(self._advance(self.pasts[past], was, now, outcome.notes))
-        others = [states[number] for number in nodes]
-        self._check_committed(was.facts, now.facts, others)
+        self._check_rising(was, now, now.facts)
+        return self._advance(past, was, now, notes)
+
+    def together(self, past: Past, was: Local, now: Local, notes: tuple[Note, ...], nodes: Sequence[Local]) -> None:
+        """The rest; ``nodes`` and ``past`` are those after the step."""
+        assert now.facts is not None
+        self._check_committed(was.facts, now.facts, nodes)
         if was.facts is None or was.facts.log != now.facts.log:
-            self._check_matching(now, others)
-        self._check_everywhere(self.pasts[after], outcome.notes, others)
-        return after
+            self._check_matching(now, nodes)
+        self._check_everywhere(past, notes, nodes)
 
     # --- one node ----------------------------------------------------------------------------
 
@@ -94,8 +74,9 @@ class Judge:
         for name in ("promised", "log_epoch", "committed", "applied"):
             if getattr(facts, name) < getattr(was.facts, name):
                 raise Violation(f"invariant 7: {name} of node {now.node_id} falls within a run")
+        ordered = [entry for entry in facts.log[len(was.facts.log) :] if entry.epoch == facts.office and entry.standing]
         about = set(facts.open_standings)
-        if facts.office and facts.log != was.facts.log and len(about) > 1:
+        if ordered and len(about) > 1:
             raise Violation(
                 f"invariant 14: master {now.node_id} orders entries about nodes {sorted(about)} "
                 "before the first of them is committed"
@@ -175,15 +156,12 @@ class Judge:
         """What a master counts as committed is durable, in its epoch or a later one, on a majority of the voters."""
         if not now.office or was is None or was.committed == now.committed:
             return
-        holders = [
-            local.node_id
-            for local in nodes
-            if local.node_id in now.voters and _has_stored(local, now.office, now.committed)
-        ]
-        if len(holders) < needed(now.voters):
+        holders = {local.node_id for local in nodes if _has_stored(local, now.office, now.committed)}
+        # The step that commits may go on to order an entry that changes the voters.
+        if not any(is_quorum(voters, holders) for voters in (was.voters, now.voters)):
             raise Violation(
-                f"invariant 9: entry {now.committed} is committed in epoch {epochs.text(now.office)} while of the "
-                f"voters {now.voters} only {tuple(holders)} hold it durably in that epoch"
+                f"invariant 9: entry {now.committed} is committed in epoch {epochs.text(now.office)} while only "
+                f"{sorted(holders)} hold it durably in that epoch; the voters are {now.voters}"
             )
 
     def _check_matching(self, now: Local, nodes: Sequence[Local]) -> None:

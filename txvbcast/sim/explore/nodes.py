@@ -296,9 +296,9 @@ class Locals:
             self.packets.append(packet)
         return number
 
-    def begin(self) -> None:
-        """The cluster is settled: from now on messages are lost, or prompt, as the scope says."""
-        self.settled = True
+    def begin(self, settled: bool) -> None:
+        """Once the cluster is ``settled`` messages are lost, or prompt, as the scope says; before, none is."""
+        self.settled = settled
         self._outcomes.clear()
 
     # --- what happens ----------------------------------------------------------------------
@@ -348,7 +348,9 @@ class Locals:
             # As in the driver: whatever the core raises stops the node, and here the search.
             return Outcome(0, (), (), notable=True, error=f"{type(error).__name__}: {error}")
         pending = renumber(step.replica, tuple(step.pending))
-        local = Local(before.node_id, mould.read(), step.durable, pending, _facts(step))
+        local = Local(
+            before.node_id, mould.read(), step.durable, pending, facts_of(step.replica, step.durable, pending)
+        )
         sends, prompt = self._sort(before.node_id, step.sends)
         notable = bool(step.notes) or _differ(before.facts, local.facts)
         return Outcome(self._number(local), sends, tuple(step.notes), notable, prompt, step.resets)
@@ -372,11 +374,10 @@ class Locals:
             _EVENTS[event[0]](step, *event[1:])
 
 
-def _facts(step: Step) -> Facts:
-    replica = step.replica
+def facts_of(replica: Replica, durable: Durable, pending: tuple[Persist | ReadLog, ...]) -> Facts:
+    """What the invariants want to know of a running node."""
     journal, office = replica.journal, replica.office
-    durable = step.durable
-    for operation in step.pending:
+    for operation in pending:
         if isinstance(operation, Persist):
             durable = durable.after(operation)
     return Facts(
@@ -450,8 +451,8 @@ def _submit(step: Step, number: int) -> None:
     step.do(inputs.Submitted(number, submission.mode, item, submission.timeout_s))
 
 
-def _leave(step: Step, holdable: bool) -> None:
-    step.do(inputs.ChangeBegan(1, "freeze", FAR_S, {}, holdable, "operator"))
+def _leave(step: Step, holdable: int) -> None:
+    step.do(inputs.ChangeBegan(1, "freeze", FAR_S, {}, bool(holdable), "operator"))
 
 
 def _end(step: Step, change_id: int) -> None:

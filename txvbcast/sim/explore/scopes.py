@@ -112,11 +112,12 @@ def _named(*scopes: Scope) -> dict[str, Scope]:
 
 _A = Submission(1, b"a")
 _B = Submission(2, b"b")
+_ABSENCE = LOST - {messages.Heartbeat, messages.HeartbeatReply}
 
 SCOPES: Mapping[str, Scope] = _named(
     Scope(
         "two",
-        "two nodes, two flights, changes of master, one crash that may lose what was not synced",
+        "two nodes, a flight from each, two changes of master, a crash that may lose what was not synced",
         nodes=2,
         submissions=(_A, _B),
         budgets={"submits": 2, "claims": 2, "crashes": 1},
@@ -126,11 +127,64 @@ SCOPES: Mapping[str, Scope] = _named(
     ),
     Scope(
         "three",
-        "three nodes, two flights, changes of master at any time",
+        "three nodes, a flight, two changes of master at any time",
         nodes=3,
-        submissions=(_A, _B),
-        budgets={"submits": 2, "claims": 2},
+        submissions=(_A,),
+        budgets={"submits": 1, "claims": 2},
         claiming=(1, 2, 3),
         prompt=PROMPT_LOG,
+    ),
+    Scope(
+        "crash",
+        "three nodes, a flight, a change of master, a crash that may lose what was not synced",
+        nodes=3,
+        submissions=(_A,),
+        budgets={"submits": 1, "claims": 2, "crashes": 1},
+        lazy_disk=True,
+        claiming=(3,),
+        crashing=(2,),
+    ),
+    Scope(
+        "handover",
+        "three nodes, two flights, an operator moves the office, and a change of master",
+        nodes=3,
+        submissions=(_A, _B),
+        budgets={"submits": 2, "moves": 1, "claims": 1},
+        claiming=(3,),
+        moves_to=(2,),
+        prompt=PROMPT_LOG,
+    ),
+    Scope(
+        "pair",
+        "two nodes, the master announces an absence and comes back, a flight, a change of master",
+        nodes=2,
+        submissions=(_A, _B),
+        budgets={"submits": 2, "leaves": 1, "ends": 1, "claims": 1, "silences": 1},
+        claiming=(1, 2),
+        leaving=(1,),
+        silent=(2,),
+        lost=_ABSENCE,
+    ),
+    Scope(
+        "standing",
+        "three nodes, a silent member loses its vote, two changes of master",
+        nodes=3,
+        submissions=(_A,),
+        budgets={"submits": 1, "silences": 2, "claims": 2},
+        claiming=(2, 3),
+        silent=(1, 2),
+        last_man_standing=True,
+        prompt=PROMPT_LOG,
+    ),
+    Scope(
+        "four",
+        "four nodes, silent members lose their votes, two changes of master",
+        nodes=4,
+        budgets={"silences": 2, "claims": 2},
+        claiming=(2, 4),
+        silent=(1, 2),
+        last_man_standing=True,
+        prompt=PROMPT_LOG,
+        lost=LOST | {messages.Committed},
     ),
 )

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 import attrs
 
 from txvbcast.sim.checks import Violation
-from txvbcast.sim.explore.judge import Judge
+from txvbcast.sim.explore.judge import Judge, Past
 from txvbcast.sim.explore.nodes import Event, Local, Locals, Outcome, Packet
 from txvbcast.sim.explore.scopes import BUDGETS, Scope
 from txvbcast.wire.messages import Heartbeat, HeartbeatReply
@@ -33,6 +33,8 @@ State = tuple[int, ...]
 _BITS = 4
 _SHIFTS = {name: place * _BITS for place, name in enumerate(BUDGETS)}
 _MASK = (1 << _BITS) - 1
+#: States are expanded in rows of this many; between them the bounds are looked at.
+_LOOK_EVERY = 256
 #: Settling takes a few dozen actions; more means that it does not settle.
 _SETTLE_MAX = 2000
 
@@ -48,13 +50,25 @@ class Option:
 
 
 @attrs.frozen
+class Happening:
+    """One event at one node; ``packet`` when it is one that arrives there."""
+
+    node_id: int
+    event: Event
+    packet: Packet | None = None
+
+
+@attrs.frozen
 class Counterexample:
-    """The shortest way to a violation, from a cluster that was never started."""
+    """The shortest way to a violation, from a cluster that was never started.
+
+    :ivar settling: how the cluster settled; steps: what happened in each step of the search after that.
+    """
 
     scope: Scope
     what: str
-    settling: tuple[Action, ...]
-    actions: tuple[Action, ...]
+    settling: tuple[Happening, ...]
+    steps: tuple[tuple[Happening, ...], ...]
 
 
 @attrs.frozen
@@ -157,16 +171,21 @@ class Search:
     def __init__(self, scope: Scope, progress: Callable[[int, int, int], None] = lambda *_: None) -> None:
         self.scope = scope
         self.locals = Locals(scope)
-        self.judge = Judge(scope, self.locals)
+        self.judge = Judge(scope)
+        self.pasts: list[Past] = []
+        self._telling: list[Happening] | None = None
         self.soups = Soups(self.locals, scope.node_ids)
         self.actions: list[Action] = []
-        self.settling: list[Action] = []
         self.transitions = 0
+        self._past_numbers: dict[Past, int] = {}
+        self._pasts_after: dict[tuple[int, int, Outcome], int] = {}
         self._progress = progress
         self._count = scope.nodes
+        self._parents, self._causes = array("L", [0]), array("L", [0])
         self._action_numbers: dict[Action, int] = {}
         self._options: dict[int, tuple[Option, ...]] = {}
         self._deliveries: dict[tuple[int, int], tuple[tuple[int, Outcome], ...]] = {}
+        self._past(Past())
 
     # --- the beginning -------------------------------------------------------------------------
 
@@ -175,23 +194,20 @@ class Search:
 
         :raises Violation: something is wrong already, or it does not settle.
         """
+        self.locals.begin(settled=False)
         budgets = sum(self.scope.budgets.get(name, 0) << shift for name, shift in _SHIFTS.items())
         nodes = [self.locals.down(node_id) for node_id in self.scope.node_ids]
         state: State = (*nodes, self.soups.number(()), 0, budgets)
         for node_id in self.scope.node_ids:
-            state = self._settle_by(state, ("restart", node_id))
+            state = self.perform(state, ("restart", node_id))
         delivered: set[int] = set()
         for _ in range(_SETTLE_MAX):
             action = self._settling_action(state, delivered)
             if action is None:
-                self.locals.begin()
+                self.locals.begin(settled=True)
                 return (*state[: self._count], self.soups.number(()), state[-2], state[-1])
-            state = self._settle_by(state, action)
+            state = self.perform(state, action)
         raise Violation("the cluster does not settle")
-
-    def _settle_by(self, state: State, action: Action) -> State:
-        self.settling.append(action)
-        return self.perform(state, action)
 
     def _settling_action(self, state: State, delivered: set[int]) -> Action | None:
         for number in state[: self._count]:
@@ -217,8 +233,8 @@ class Search:
         :raises Violation: an invariant does not hold after it.
         """
         if action[0] == "deliver":
-            node_id, event = self.locals.packets[int(action[1])].to, action[1]
-            return self._happen(state, node_id, event)
+            packet = int(action[1])
+            return self._happen(state, self.locals.packets[packet].to, packet)
         if action[0] == "claim":
             return self._claim(state, int(action[1]))
         return self._act(state, int(action[1]), (action[0], *action[2:]))
@@ -236,6 +252,11 @@ class Search:
             if mine is not None and mine.role == "claiming":
                 return state
         return before
+
+    def _told(self, node_id: int, event: Event | int) -> Happening:
+        if isinstance(event, int):
+            return Happening(node_id, ("receives",), self.locals.packets[event])
+        return Happening(node_id, event)
 
     def _act(self, state: State, node_id: int, event: Event) -> State:
         """An event at one node with what it means for the links to the others."""
@@ -258,14 +279,16 @@ class Search:
             state = self._happen(state, node_id, ("up", peer, incarnation))
         return state
 
-    def _happen(self, state: State, node_id: int, event: Event | int | str) -> State:
+    def _happen(self, state: State, node_id: int, event: Event | int) -> State:
         """One event at one node and nowhere else."""
         before = state[node_id - 1]
-        outcome = self.locals.outcome(before, event)  # type: ignore[arg-type]
+        if self._telling is not None:
+            self._telling.append(self._told(node_id, event))
+        outcome = self.locals.outcome(before, event)
         nodes = (*state[: node_id - 1], outcome.to, *state[node_id : self._count])
         past = state[-2]
         if outcome.notable:
-            past = self.judge.judge(past, nodes, before, outcome)
+            past = self._judge(past, nodes, before, outcome)
         soup = self.soups.plus(state[self._count], outcome.sends) if outcome.sends else state[self._count]
         state = (*nodes, soup, past, state[-1])
         for packet in outcome.prompt:
@@ -279,6 +302,27 @@ class Search:
                     state = self._happen(state, local.node_id, ("down", node_id))
                     state = self._connect(state, node_id, local.node_id)
         return state
+
+    def _judge(self, past: int, nodes: Sequence[int], before: int, outcome: Outcome) -> int:
+        """Whether every invariant holds after an outcome; the number of the past after it."""
+        if outcome.error:
+            raise Violation(f"a node stops: {outcome.error}")
+        states = self.locals.states
+        was, now = states[before], states[outcome.to]
+        key = (past, before, outcome)
+        after = self._pasts_after.get(key)
+        if after is None:
+            after = self._pasts_after[key] = self._past(self.judge.alone(self.pasts[past], was, now, outcome.notes))
+        others = [states[number] for number in nodes]
+        self.judge.together(self.pasts[after], was, now, outcome.notes, others)
+        return after
+
+    def _past(self, past: Past) -> int:
+        number = self._past_numbers.get(past)
+        if number is None:
+            number = self._past_numbers[past] = len(self.pasts)
+            self.pasts.append(past)
+        return number
 
     def _nodes(self, state: State) -> list[Local]:
         return [self.locals.states[number] for number in state[: self._count]]
@@ -322,7 +366,7 @@ class Search:
         if me in scope.frozen:
             yield Option(("wake", me), ("wake",), _SHIFTS["freezes"])
         if me in scope.leaving and not facts.changes and facts.state == "normal":
-            yield Option(("leave", me, 0), ("leave", False), _SHIFTS["leaves"])
+            yield Option(("leave", me, 0), ("leave", 0), _SHIFTS["leaves"])
         for change_id in facts.changes:
             yield Option(("end", me, change_id), ("end", change_id), _SHIFTS["ends"])
 
@@ -353,64 +397,83 @@ class Search:
     def run(self, states_max: int, seconds_max: float) -> Result:
         """Search until everything was seen, or a bound is reached, or an invariant does not hold."""
         began_s = time.monotonic()
-        first = self.settle()
-        seen: set[State] = {first}
-        parents, causes = array("L", [0]), array("L", [0])
-        frontier: list[tuple[int, State]] = [(0, first)]
-        depth, stopped, counterexample = 0, "", None
-        while frontier and not stopped:
-            following: list[tuple[int, State]] = []
-            for done, (index, state) in enumerate(frontier):
-                if not done % 256:
-                    self._progress(len(seen), depth, len(frontier) - done + len(following))
-                    stopped = self._why_stop(len(seen), states_max, time.monotonic() - began_s, seconds_max)
-                    if stopped:
-                        break
-                try:
-                    for cause, new in self._successors(state):
-                        self.transitions += 1
-                        if new not in seen:
-                            seen.add(new)
-                            following.append((len(parents), new))
-                            parents.append(index)
-                            causes.append(cause)
-                except _Found as found:
-                    actions = (*self._way(parents, causes, index), found.action)
-                    counterexample = Counterexample(self.scope, str(found.violation), tuple(self.settling), actions)
-                    stopped = "a violation was found"
-                    break
-            frontier = following
-            depth += 1
+        seen: set[State] = set()
+        depth, stopped = 0, ""
+        counterexample = None
+        try:
+            frontier = [(0, self.settle())]
+            seen.add(frontier[0][1])
+            while frontier and not stopped:
+                frontier, stopped = self._expand(frontier, seen, depth, states_max, began_s + seconds_max)
+                depth += 1
+        except Violation as violation:
+            counterexample = self._counterexample((), str(violation))
+        except _Found as found:
+            actions = (*self._way(found.index), found.action)
+            counterexample = self._counterexample(actions, str(found.violation))
         return Result(
-            self.scope,
-            len(seen),
-            self.transitions,
-            depth,
-            len(self.locals.states),
-            len(self.locals.packets),
-            self.locals.steps,
-            time.monotonic() - began_s,
-            stopped,
-            counterexample,
+            scope=self.scope,
+            states=len(seen),
+            transitions=self.transitions,
+            depth=depth,
+            local_states=len(self.locals.states),
+            packets=len(self.locals.packets),
+            runs=self.locals.steps,
+            seconds=time.monotonic() - began_s,
+            stopped="an invariant does not hold" if counterexample else stopped,
+            counterexample=counterexample,
         )
 
-    @staticmethod
-    def _why_stop(states: int, states_max: int, seconds: float, seconds_max: float) -> str:
-        if states >= states_max:
-            return f"{states_max} states"
-        if seconds >= seconds_max:
-            return f"{seconds_max:g} seconds"
-        return ""
+    def _expand(
+        self, frontier: Sequence[tuple[int, State]], seen: set[State], depth: int, states_max: int, until_s: float
+    ) -> tuple[list[tuple[int, State]], str]:
+        """Every state that is one step away from ``frontier`` and new; and why the search stops here, if it does."""
+        following: list[tuple[int, State]] = []
+        parents, causes = self._parents, self._causes
+        for done, (index, state) in enumerate(frontier):
+            if not done % _LOOK_EVERY:
+                self._progress(len(seen), depth, len(frontier) - done + len(following))
+                stopped = _why_stop(len(seen), states_max, until_s)
+                if stopped:
+                    return following, stopped
+            for cause, new in self._successors(index, state):
+                self.transitions += 1
+                if new not in seen:
+                    seen.add(new)
+                    following.append((len(parents), new))
+                    parents.append(index)
+                    causes.append(cause)
+        return following, ""
 
-    def _way(self, parents: Sequence[int], causes: Sequence[int], index: int) -> tuple[Action, ...]:
+    def _way(self, index: int) -> tuple[Action, ...]:
+        """The actions that led to a state, by its place in the order of discovery."""
         way: list[Action] = []
         while index:
-            way.append(self.actions[causes[index]])
-            index = parents[index]
+            way.append(self.actions[self._causes[index]])
+            index = self._parents[index]
         return tuple(reversed(way))
 
-    def _successors(self, state: State) -> Iterator[tuple[int, State]]:
-        """(number of an action, state after it) for all that can happen."""
+    def _counterexample(self, actions: Sequence[Action], what: str) -> Counterexample:
+        """Go the way once more, and write down what happens at which node."""
+        settling: list[Happening] = []
+        steps: list[tuple[Happening, ...]] = []
+        self._telling = settling
+        try:
+            state = self.settle()
+            for action in actions:
+                self._telling = []
+                try:
+                    state = self.perform(state, action)
+                finally:
+                    steps.append(tuple(self._telling))
+        except Violation as violation:
+            assert str(violation) == what, "the way back leads elsewhere"
+        finally:
+            self._telling = None
+        return Counterexample(self.scope, what, tuple(settling), tuple(steps))
+
+    def _successors(self, index: int, state: State) -> Iterator[tuple[int, State]]:
+        """(number of an action, state after it) for all that can happen; ``index`` is where the state stands."""
         count = self._count
         soup, past, budgets = state[count:]
         inboxes = self.soups.inboxes[soup]
@@ -418,7 +481,7 @@ class Search:
             number = state[place]
             for cause, outcome in self._deliveries_of(number, inboxes[place]):
                 if outcome.complex:
-                    yield cause, self._tried(cause, state)
+                    yield cause, self._tried(cause, index, state)
                     continue
                 sent = self.soups.plus(soup, outcome.sends) if outcome.sends else soup
                 yield cause, (*state[:place], outcome.to, *state[place + 1 : count], sent, past, budgets)
@@ -431,23 +494,32 @@ class Search:
                     if not left or (option.left and option.left != left):
                         continue
                 cause = self._action_number(option.action)
-                after = self._tried(cause, state)
+                after = self._tried(cause, index, state)
                 if shift is not None:
                     after = (*after[:-1], after[-1] - (1 << shift))
                 yield cause, after
 
-    def _tried(self, cause: int, state: State) -> State:
+    def _tried(self, cause: int, index: int, state: State) -> State:
         action = self.actions[cause]
         try:
             return self.perform(state, action)
         except Violation as violation:
-            raise _Found(action, violation) from violation
+            raise _Found(index, action, violation) from violation
 
 
 class _Found(Exception):
     """An action led to a violation."""
 
-    def __init__(self, action: Action, violation: Violation) -> None:
+    def __init__(self, index: int, action: Action, violation: Violation) -> None:
         super().__init__(str(violation))
+        self.index = index
         self.action = action
         self.violation = violation
+
+
+def _why_stop(states: int, states_max: int, until_s: float) -> str:
+    if states >= states_max:
+        return f"{states_max} states were seen"
+    if time.monotonic() >= until_s:
+        return "the time was over"
+    return ""

@@ -40,6 +40,8 @@ OLD_S = -1_000.0
 
 #: Fields that hold lengths of time, not points in time.
 _DURATIONS = frozenset({"stretch_s", "timeout_s"})
+#: Times that show in a message, or that add up over several silences.
+_EXACT = frozenset({"_masterless_since_s", "ends_s"})
 #: The same for the whole life of a replica.
 _CONSTANT = frozenset({"config", "heartbeat"})
 #: What only people see.
@@ -53,8 +55,10 @@ _CODE = (types.FunctionType, types.MethodType)
 def quantised(relative_s: float, exact: bool = False) -> float:
     """A point in time, relative to now, as far as it can decide anything.
 
-    :param exact: do not round what is between now and three timeouts ago.
+    :param exact: do not round what is ahead, nor what is between now and three timeouts ago.
     """
+    if exact and relative_s >= -3 * TIMEOUT_S:
+        return relative_s
     if relative_s > 2 * TIMEOUT_S:
         return FAR_S
     if relative_s > TICK_S:
@@ -63,8 +67,6 @@ def quantised(relative_s: float, exact: bool = False) -> float:
         return relative_s
     if relative_s < -3 * TIMEOUT_S:
         return OLD_S
-    if exact:
-        return relative_s
     return 0.0 if relative_s > -TIMEOUT_S / 2 else OLD_S
 
 
@@ -118,7 +120,8 @@ _MACHINES = _machines()
 
 def _is_mutable(cls: type) -> bool:
     """Whether instances are parts of a replica that change, as opposed to frozen values."""
-    return cls.__module__.startswith("txvbcast.core.") and (cls.__hash__ is None or cls.__hash__ is object.__hash__)
+    hashed: object = cls.__hash__
+    return cls.__module__.startswith("txvbcast.core.") and hashed in (None, object.__hash__)
 
 
 def _field_names(thing: object) -> tuple[str, ...]:
@@ -268,7 +271,7 @@ class Mould:
     def _encode_time(self, value: float, name: str) -> float:
         if name in _DURATIONS:
             return value
-        rounded = quantised(value - self._now_s, exact=name == "_masterless_since_s")
+        rounded = quantised(value - self._now_s, exact=name in _EXACT)
         if rounded != value:
             self._exact = False
         return rounded
