@@ -15,7 +15,7 @@ from txvbcast.sim import campaign
 from txvbcast.sim.campaign import CampaignResult, Result
 from txvbcast.sim.diagram import draw
 from txvbcast.sim.options import Options
-from txvbcast.sim.progress import Progress, rate_text
+from txvbcast.sim.progress import Progress, rate_of
 from txvbcast.sim.trace import Trace
 
 #: So many events before a violation are told, unless ``--events`` says otherwise.
@@ -241,9 +241,9 @@ def summary_lines(done: CampaignResult) -> Iterator[str]:
         {
             "seeds": f"{len(done.results)} of {done.asked}, {len(done.failing)} with a violation",
             "virtual time": f"{done.virtual_s / 3600:.3f} h",
-            "wall time": f"{done.wall_s:.1f} s with {done.jobs} processes: "
-            f"{rate_text(done.virtual_s, done.wall_s * done.jobs)}",
-            "CPU time": f"{done.cpu_s:.1f} s: {rate_text(done.virtual_s, done.cpu_s)}",
+            "rate": f"{rate_of(done.virtual_s, done.wall_s * done.jobs):.2f} virtual h per minute and core, "
+            f"{done.wall_s:.1f} s on {done.jobs} cores",
+            "CPU time": f"{done.cpu_s:.1f} s, {rate_of(done.virtual_s, done.cpu_s):.2f} virtual h per minute of it",
             "transactions": _counts(done.total(lambda result: result.outcomes)),
             "faults": _counts(done.total(lambda result: result.faults)),
             "standings": _counts(done.total(lambda result: result.standings)),

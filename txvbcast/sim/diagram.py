@@ -6,6 +6,7 @@ milliseconds can be read next to an absence of two seconds; the left margin says
 
 from __future__ import annotations
 
+import math
 import textwrap
 from bisect import bisect_left
 from collections import Counter, defaultdict
@@ -81,7 +82,8 @@ svg { background: #fff; font-family: "Helvetica Neue", Arial, "DejaVu Sans", san
 .stopped { fill: url(#hatch); stroke: #7d8791; stroke-width: .6; } .lane { stroke: #fff; stroke-width: .5; }
 .id { font-size: 9px; font-weight: bold; text-anchor: middle; fill: #22262b; }
 .crash { stroke: #b3261e; stroke-width: 2.4; fill: none; } .birth { fill: #fff; stroke: #22262b; stroke-width: 1.6; }
-.seq { font-size: 8.5px; text-anchor: end; fill: #505963; } .applied { fill: #22262b; }
+.seq { font-size: 8.5px; text-anchor: end; paint-order: stroke; stroke: #fff; stroke-width: 2px; }
+.applied { fill: #22262b; }
 .submitted { fill: #22262b; } .committed { fill: #2b8a4b; } .refused { fill: #b3261e; } .unknown { fill: #d99a00; }
 .read { fill: #3c8c99; }
 .epoch { font-size: 9px; font-weight: bold; }
@@ -187,9 +189,9 @@ class _Part:
 
 
 def _latest_s(times: Iterable[float], count: int) -> float:
-    """When the latest ``count`` of what happened began; 0 if it is fewer."""
-    latest = sorted(times)[-count:]
-    return latest[0] if len(latest) == count else 0.0
+    """From when on no more than ``count`` of these are left."""
+    ordered = sorted(times)
+    return math.nextafter(ordered[-count - 1], math.inf) if len(ordered) > count else 0.0
 
 
 def _rows(happenings: Iterable[Happening]) -> Iterator[Happening]:
@@ -231,10 +233,10 @@ class _Diagram:
         self.draw_rows()
         for node_id in self.nodes:
             self.draw_lane(node_id)
-        for mark in self.part.marks:
-            self.draw_mark(mark)
         for passage in self.part.passages:
             self.draw_passage(passage)
+        for mark in self.part.marks:
+            self.draw_mark(mark)
         for passage in self.part.passages:
             self.draw_label(passage)
         for node_id in self.nodes:

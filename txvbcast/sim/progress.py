@@ -6,8 +6,9 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 
 from txvbcast.sim.campaign import Result
 
@@ -15,9 +16,9 @@ from txvbcast.sim.campaign import Result
 LINE_EVERY_S = 10.0
 
 
-def rate_text(virtual_s: float, processor_s: float) -> str:
-    """How much virtual time passes in a minute of one processor."""
-    return f"{virtual_s / 60.0 / processor_s if processor_s else 0.0:.2f} virtual h per minute and core"
+def rate_of(virtual_s: float, processor_s: float) -> float:
+    """How many virtual hours pass in a minute of one processor."""
+    return virtual_s / 60.0 / processor_s if processor_s else 0.0
 
 
 class Progress:
@@ -32,8 +33,8 @@ class Progress:
         self._began_s = self._told_s = time.monotonic()
         self._console = Console(stderr=True)
         self._bar = Bar(
-            TextColumn("seeds"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
-            TimeElapsedColumn(), console=self._console, disable=not self._console.is_terminal, transient=True,
+            BarColumn(bar_width=8), TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            console=self._console, disable=not self._console.is_terminal, transient=True,
         )  # fmt: skip
         self._task = self._bar.add_task(self._text(), total=seeds)
 
@@ -55,8 +56,9 @@ class Progress:
         now_s = time.monotonic()
         if not self._console.is_terminal and now_s - self._told_s >= LINE_EVERY_S:
             self._told_s = now_s
-            self._console.print(f"{self._done} of {self._seeds} seeds, {self._text()}", highlight=False)
+            self._console.print(self._text(), highlight=False, soft_wrap=True)
 
     def _text(self) -> str:
-        rate = rate_text(self._virtual_s, (time.monotonic() - self._began_s) * self._jobs)
-        return f"{self._virtual_s / 3600:.2f} virtual h, {rate}, {self._violations} violations"
+        rate = rate_of(self._virtual_s, (time.monotonic() - self._began_s) * self._jobs)
+        hours = f"{self._virtual_s / 3600:.2f} virtual h ({rate:.2f} per minute and core)"
+        return f"{self._done} of {self._seeds} seeds, {hours}, {self._violations} violations"

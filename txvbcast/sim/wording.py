@@ -8,6 +8,7 @@ from functools import singledispatch
 import attrs
 
 from txvbcast.core import epochs
+from txvbcast.errors import RemoteProtocolError
 from txvbcast.wire.items import unpack
 from txvbcast.wire.messages import Committed, Entry, Flight, FlightId, Message, Order, Refusal, Run, StandingEntry
 
@@ -75,9 +76,16 @@ def _(value: FlightId) -> str:
 
 @_text.register
 def _(value: Flight) -> str:
-    payloads = [unpack(item).payload.decode(errors="replace") for item in value.items[:_TOLD_MAX]]
+    payloads = [_payload(item) for item in value.items[:_TOLD_MAX]]
     more = [f"{len(value.items) - _TOLD_MAX} more"] if len(value.items) > _TOLD_MAX else []
     return f"{_text(value.id)} {value.mode.value} [{', '.join([*payloads, *more])}]"
+
+
+def _payload(item: bytes) -> str:
+    try:
+        return unpack(item).payload.decode(errors="replace")
+    except RemoteProtocolError:
+        return f"{len(item)} bytes that are no transaction"
 
 
 @_text.register
