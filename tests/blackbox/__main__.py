@@ -6,14 +6,15 @@ The exit status is 0 if all was well, 1 if not, 2 if this machine cannot do it.
 from __future__ import annotations
 
 import argparse
-import subprocess
+import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Final
 
-from tests.blackbox import machine
+from tests.blackbox import machine, nemesis
 from tests.blackbox.session import Plan, Report, Session
+from tests.blackbox.stories import STORIES
 
 REPORT: Final = "report.json"
 #: What the inner of the two processes is called with, besides what the outer was.
@@ -23,10 +24,13 @@ _CANNOT: Final = 2
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.blackbox", description="Attack a cluster of real processes.")
+    parser.add_argument("--story", default="attack", choices=("attack", *STORIES), help="what is done (default attack)")
     parser.add_argument("--seed", type=int, default=1, help="what is done to the cluster follows from it (default 1)")
     parser.add_argument("--nodes", type=int, default=3, choices=range(3, 8), help="3 to 7 (default 3)")
     parser.add_argument("--episodes", type=int, help="how many disturbances, or pairs of them, at most")
     parser.add_argument("--minutes", type=float, help="how long it may take, without the checks at the end")
+    kinds = [kind.__name__ for kind in nemesis.KINDS]
+    parser.add_argument("--only", action="append", choices=kinds, help="a kind of disturbance; may be given repeatedly")
     parser.add_argument("--directory", type=Path, help="where files are left (default: a new one in the system's)")
     parser.add_argument(_INSIDE, action="store_true", help=argparse.SUPPRESS)
     return parser
@@ -36,17 +40,28 @@ def main() -> int:
     """Run the outer process, or the inner one in its namespaces."""
     parser = _parser()
     options = parser.parse_args()
-    if options.episodes is None and options.minutes is None:
+    if options.story == "attack" and options.episodes is None and options.minutes is None:
         parser.error("say when it is enough: --minutes M or --episodes E")
     directory = options.directory or Path(tempfile.mkdtemp(prefix="txvbcast-blackbox-")) / "session"
     if options.inside:
-        return _inside(Plan(options.seed, options.nodes, directory, options.episodes, options.minutes))
+        only = frozenset(options.only or [kind.__name__ for kind in nemesis.KINDS])
+        limits = (options.episodes, options.minutes)
+        return _inside(Plan(options.story, options.seed, options.nodes, directory, only, *limits))
     why = machine.lack("namespaces")
-    if why:
-        _tell(f"this machine cannot do it: {why}")
-        return _CANNOT
-    command = [sys.executable, "-m", "tests.blackbox", *sys.argv[1:], _INSIDE, "--directory", str(directory.absolute())]
-    return subprocess.run(machine.isolated(*command), check=False).returncode
+    if not why:
+        again = [
+            sys.executable,
+            "-m",
+            "tests.blackbox",
+            *sys.argv[1:],
+            _INSIDE,
+            "--directory",
+            str(directory.absolute()),
+        ]
+        words = machine.isolated(*again)
+        os.execvp(words[0], words)  # whoever ends this process ends the session and all that it has started
+    _tell(f"this machine cannot do it: {why}")
+    return _CANNOT
 
 
 def _inside(plan: Plan) -> int:

@@ -30,6 +30,9 @@ ATTEMPTS = 4
 COLD_KEYS = 300
 HOT_KEYS = 6
 
+#: The part of all requests before which a client turns to another node: also one that stands still has to be asked.
+_ROAMING = 0.03
+
 #: Kinds of problem documents that say that nothing happened and nothing will.
 _REFUSALS = frozenset({"aborted", "overloaded", "no-quorum"})
 
@@ -94,6 +97,8 @@ class Clients:
     :param addresses: the HTTP interface of each node.
     :param pause_s: how long a client rests between two requests, on average.
     :ivar history: everything that was asked, in the order of the ends.
+    :ivar era: the hot keys of each era are others.
+    :ivar is_paused: nothing new is asked for now.
     """
 
     def __init__(self, addresses: Mapping[int, tuple[str, int]], count: int, seed: int, pause_s: float) -> None:
@@ -101,6 +106,7 @@ class Clients:
         self.pause_s = pause_s
         self.history: list[Asked] = []
         self.era = 0
+        self.is_paused = False
         self.is_over = False
         self._count = count
         self._seed = seed
@@ -144,7 +150,7 @@ class Clients:
 
 
 class Client:
-    """One client.  It stays with one node for as long as that one answers."""
+    """One client.  It stays with one node for as long as that one answers, and a little longer or shorter."""
 
     def __init__(self, clients: Clients, number: int, chance: random.Random) -> None:
         self._clients = clients
@@ -159,11 +165,14 @@ class Client:
         """Ask until the clients' time is over."""
         while not self._clients.is_over:
             await asyncio.sleep(self._chance.uniform(0.0, 2.0 * self._clients.pause_s))
-            await self._one()
+            if not self._clients.is_paused:
+                await self._one()
         for connection in self._connections.values():
             connection.close()
 
     async def _one(self) -> None:
+        if self._chance.random() < _ROAMING:
+            self._move()
         key = self._key()
         action = self._chance.random()
         if action < 0.5:

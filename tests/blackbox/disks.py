@@ -25,8 +25,8 @@ _WAYS_TO_FAIL: Final = (
     ("pwrite64", "EIO", "disk I/O error"),
     ("pwrite64", "ENOSPC", "full"),
 )
-#: What a node writes to its log when its disk fails.
-_LAST_WORD: Final = "node {node_id} stops: "
+#: How long a node may take to need its disk.
+_END_S: Final = 60.0
 
 
 @attrs.define(eq=False)
@@ -116,15 +116,19 @@ class KillAtSync(_Traced):
         lab[self.nodes[0]].start()
 
 
-def check_last_word(node: LabNode, reason: str) -> None:
-    """A node that has ended because of its disk said why, in one line.
+def await_end(lab: Lab, node: LabNode, reason: str) -> None:
+    """Wait until a node has ended because of its disk, as an operator would want it to.
 
-    :raises Violation: it did not.
+    :raises Violation: it did not say why in one line, or ended with another status than 1.
     """
-    word = _LAST_WORD.format(node_id=node.node_id)
+    lab.wait(f"node {node.node_id} has ended, because its disk fails", lambda: not node.runs, _END_S)
+    assert node.process is not None
+    status = node.process.returncode
+    node.reap()
+    word = f"node {node.node_id} stops: "
     said = [line for line in node.log.read_text(errors="replace").splitlines() if word in line]
-    if not said or reason not in said[-1]:
-        raise Violation(f"node {node.node_id} ended on a failing disk and did not say {reason!r}: {said[-1:]}")
+    if status != 1 or not said or reason not in said[-1]:
+        raise Violation(f"node {node.node_id} ended on a failing disk with status {status}, and said {said[-1:]}")
 
 
 @attrs.define(eq=False)
@@ -151,9 +155,7 @@ class FailDisk(_Traced):
         node = lab[self.nodes[0]]
         lab.wait_serving(node.node_id)  # one that has not started yet says it in another way
         self._tracer.attach(lab, node, self.calls, f"error={self.error}")
-        lab.wait(f"node {node.node_id} has ended, because its disk fails", lambda: not node.runs)
-        node.reap()
-        check_last_word(node, self.reason)
+        await_end(lab, node, self.reason)
 
     def heal(self, lab: Lab) -> None:
         """A good disk; start the node."""
@@ -185,9 +187,7 @@ class FillDisk(Disturbance):
                     left -= file.write(bytes(min(left, 1 << 16)))
             except OSError:  # no room left
                 pass
-        lab.wait(f"node {node.node_id} has ended, because its disk is full", lambda: not node.runs, patience_s=60.0)
-        node.reap()
-        check_last_word(node, "full")
+        await_end(lab, node, "full")
 
     def heal(self, lab: Lab) -> None:
         """Make room; start the node."""

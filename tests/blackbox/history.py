@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,9 @@ from txvbcast.sim.witness import Asked, Get, Logged, Registers, Set
 from txvbcast.wire.messages import Entry
 
 #: What a node never writes unless it has a defect.
-_DEFECTS = ("Traceback", "Unhandled error", "#error")
+_DEFECTS = ("Traceback", "Unhandled error", "#error", "#critical")
+#: Its last words on a disk that fails.
+_DISK_FAILS = re.compile(r"node \d+ stops: \S+: (disk I/O error|database or disk is full) ")
 
 
 @attrs.frozen
@@ -149,7 +152,7 @@ def defects(lab: Lab) -> list[str]:
         f"node {k}: {line}"
         for k, node in lab.nodes.items()
         for line in node.log.read_text(errors="replace").splitlines()
-        if any(word in line for word in _DEFECTS)
+        if any(word in line for word in _DEFECTS) and not _DISK_FAILS.search(line)
     ]
 
 

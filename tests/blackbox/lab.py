@@ -29,6 +29,8 @@ CLIENTS_HOST: Final = f"{_NETWORK}.254"
 _BASE_PORT: Final = 8400
 #: Between the monotonic clocks of two nodes, where the machine can do that.
 _CLOCK_GAP_S: Final = 100_000
+#: How long a cluster may take to find a master.
+_MASTER_S: Final = 60.0
 #: The disk of the node that has a small one.
 SMALL_DISK_MIB: Final = 64
 
@@ -149,6 +151,26 @@ class Lab(LocalCluster):
     def wait_serving(self, node_id: int) -> None:
         """Wait until a node answers at its HTTP interface."""
         self.wait(f"node {node_id} answers", lambda: self[node_id].status() is not None)
+
+    def wait_master(self) -> int:
+        """Wait until all nodes that answer agree on a master: its id."""
+        found: list[int | None] = []
+
+        def is_found() -> bool:
+            found.append(self.master())
+            return found[-1] is not None
+
+        self.wait("there is a master", is_found, _MASTER_S)
+        return found[-1] or 0
+
+    def wait_other_master(self, deposed: int) -> None:
+        """Wait until some other node has another master than ``deposed``."""
+        others = [node for k, node in self.nodes.items() if k != deposed]
+
+        def is_deposed() -> bool:
+            return any((node.status() or {}).get("master") not in (None, deposed) for node in others)
+
+        self.wait(f"another than node {deposed} is master", is_deposed, _MASTER_S)
 
     def recovered(self) -> bool:
         """Whether every node is normal and linked in every node's eyes, under one master; transactions may come in."""

@@ -43,7 +43,7 @@ def faketime_library() -> str | None:
     return str(found[0]) if found else None
 
 
-def _failure(command: Sequence[str], environment: dict[str, str] | None = None) -> str:
+def failure(command: Sequence[str], environment: dict[str, str] | None = None) -> str:
     """Why ``command`` does not work here; empty if it does."""
     if shutil.which(command[0]) is None:
         return f"{command[0]} is not installed"
@@ -60,7 +60,7 @@ def _failure(command: Sequence[str], environment: dict[str, str] | None = None) 
 
 
 def _in_isolation(script: str) -> str:
-    return _failure(isolated("sh", "-ec", script))
+    return failure(isolated("sh", "-ec", script))
 
 
 def _namespaces() -> str:
@@ -107,7 +107,7 @@ def _tracing() -> str:
             "        sys.exit(0)\n"
             "sys.exit('strace attached to a process does not let its fdatasync fail')\n"
         )
-        return _failure(isolated(sys.executable, "-c", script))
+        return failure(isolated(sys.executable, "-c", script))
 
 
 def _stepped_clock() -> str:
@@ -118,7 +118,7 @@ def _stepped_clock() -> str:
         file.write("+1000000")
         file.flush()
         script = f"import time; raise SystemExit(None if time.time() > {time.time()} + 900000 else 'it has no effect')"
-        return _failure((sys.executable, "-c", script), clock_environment(library, file.name))
+        return failure((sys.executable, "-c", script), clock_environment(library, file.name))
 
 
 def clock_environment(library: str, offset_file: str) -> dict[str, str]:

@@ -12,12 +12,12 @@ from tests.blackbox import machine
 from tests.blackbox.clocks import StepClock
 from tests.blackbox.disks import FailDisk, FillDisk, KillAtSync, SlowDisk
 from tests.blackbox.disturbance import Disturbance
-from tests.blackbox.partitions import Bridge, Deafen, Flap, Lose, Mute, Reset, Shatter, SlowLink, Split
-from tests.blackbox.processes import Freeze, FreezeAnnounced, Kill, MoveMaster, Starve, Stop
+from tests.blackbox.partitions import Bridge, CutMaster, Deafen, Flap, Lose, Mute, Reset, Shatter, SlowLink, Split
+from tests.blackbox.processes import Depose, Freeze, FreezeAnnounced, Kill, MoveMaster, Starve, Stop
 
 KINDS: Final[tuple[type[Disturbance], ...]] = (
-    Kill, Stop, Freeze, FreezeAnnounced, Starve, MoveMaster,
-    Split, Shatter, Deafen, Mute, Bridge, Reset, Lose, Flap, SlowLink,
+    Kill, Stop, Freeze, Depose, FreezeAnnounced, Starve, MoveMaster,
+    Split, Shatter, CutMaster, Deafen, Mute, Bridge, Reset, Lose, Flap, SlowLink,
     StepClock, SlowDisk, KillAtSync, FailDisk, FillDisk,
 )  # fmt: skip
 

@@ -102,6 +102,25 @@ class Shatter(_Filtered):
             self._filters.block(lab, k, _others(lab, k), _DROP)
 
 
+class CutMaster(_Filtered):
+    """Whoever is master and the rest do not hear each other, until another is master, and longer."""
+
+    alone: ClassVar[bool] = True
+
+    @classmethod
+    def draw(cls, chance: random.Random, node_ids: Sequence[int]) -> Self:
+        """Who it will be is not known yet."""
+        return cls(tuple(node_ids))
+
+    def begin(self, lab: Lab) -> None:
+        """Cut both ways, and wait for the change."""
+        master = lab.wait_master()
+        for k in _others(lab, master):
+            self._filters.block(lab, k, [master], _DROP)
+        self._filters.block(lab, master, _others(lab, master), _DROP)
+        lab.wait_other_master(master)
+
+
 class Deafen(_Filtered):
     """A node hears nobody, and is heard."""
 

@@ -6,7 +6,7 @@ import random
 import signal
 import threading
 from collections.abc import Sequence
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 import attrs
 
@@ -86,6 +86,30 @@ class Freeze(Disturbance):
         """Thaw."""
         for k in self.nodes:
             lab[k].thaw()
+
+
+@attrs.define(eq=False)
+class Depose(Disturbance):
+    """Whoever is master stands still until another is master, and goes on with the requests that came meanwhile."""
+
+    alone: ClassVar[bool] = True
+    nodes: tuple[int, ...]
+    _frozen: int = attrs.field(default=0, init=False, repr=False)
+
+    @classmethod
+    def draw(cls, chance: random.Random, node_ids: Sequence[int]) -> Self:
+        """Who it will be is not known yet."""
+        return cls(tuple(node_ids))
+
+    def begin(self, lab: Lab) -> None:
+        """Freeze, and wait for the change."""
+        self._frozen = lab.wait_master()
+        lab[self._frozen].freeze()
+        lab.wait_other_master(self._frozen)
+
+    def heal(self, lab: Lab) -> None:
+        """Thaw."""
+        lab[self._frozen].thaw()
 
 
 @attrs.define(eq=False)

@@ -1,4 +1,7 @@
-"""A session: a cluster, its clients, what is done to it, and whether all was well."""
+"""A session: a cluster, its clients, what is done to it, and whether all was well.
+
+What is done is either drawn from a seed (``attack``), or one of the stories of :mod:`tests.blackbox.stories`.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from tests.blackbox.clients import Clients
 from tests.blackbox.disturbance import Violation
 from tests.blackbox.history import defects, gather, judge, outcomes, save
 from tests.blackbox.lab import Lab
+from tests.blackbox.stories import STORIES
 
 #: How long a cluster may take to recover from whatever was done to it.
 RECOVERY_S: Final = 90.0
@@ -28,11 +32,18 @@ PAUSE_S: Final = 0.04
 
 @attrs.frozen
 class Plan:
-    """What a session does; ``episodes`` or ``minutes`` says when it is enough, whichever comes first."""
+    """What a session does.
 
+    :ivar story: ``attack``, or one of :data:`~tests.blackbox.stories.STORIES`.
+    :ivar only: the kinds of disturbance of an attack, by name.
+    :ivar episodes, minutes: when an attack is enough, whichever comes first.
+    """
+
+    story: str
     seed: int
     nodes: int
     directory: Path
+    only: frozenset[str]
     episodes: int | None = None
     minutes: float | None = None
 
@@ -82,11 +93,18 @@ class Session:
 
     def run(self) -> Report:
         """Do it all; whatever is wrong is among the complaints of the report."""
-        lab = Lab(self._plan.directory, self._plan.nodes)
+        story = STORIES.get(self._plan.story)
+        lab = Lab(self._plan.directory, self._plan.nodes, story.settings if story is not None else "")
         clients = Clients(lab.http_addresses(), CLIENTS, self._plan.seed, PAUSE_S)
         try:
             try:
-                self._attack(lab, clients)
+                self._start(lab)
+                with clients:
+                    if story is None:
+                        self._attack(lab, clients)
+                    else:
+                        story.tell(lab, clients)
+                    self._recover(lab, clients, ANSWERS_AFTER)
                 self._judge(lab, clients)
             finally:
                 lab.stop()
@@ -98,17 +116,18 @@ class Session:
             save(clients.history, self._plan.directory / "history.jsonl")
         return self.report
 
-    def _attack(self, lab: Lab, clients: Clients) -> None:
+    def _start(self, lab: Lab) -> None:
         for node in lab.nodes.values():
             node.start()
         lab.wait("every node is normal", lab.recovered, RECOVERY_S)
-        with clients:
-            for number, episode in enumerate(nemesis.episodes(self._plan.seed, list(lab.nodes), nemesis.available())):
-                if self._is_enough(number):
-                    break
-                clients.era = number
-                self._do(lab, clients, number, episode)
-            self._recover(lab, clients, ANSWERS_AFTER)
+
+    def _attack(self, lab: Lab, clients: Clients) -> None:
+        kinds = [kind for kind in nemesis.available() if kind.__name__ in self._plan.only]
+        for number, episode in enumerate(nemesis.episodes(self._plan.seed, list(lab.nodes), kinds)):
+            if self._is_enough(number):
+                return
+            clients.era = number
+            self._do(lab, clients, number, episode)
 
     def _is_enough(self, done: int) -> bool:
         minutes = (time.monotonic() - self._began_s) / 60

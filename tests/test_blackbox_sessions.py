@@ -1,0 +1,83 @@
+"""Clusters of real processes under attack, with every check of what they leave behind; ``docs/blackbox.md``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.trial import unittest
+
+from tests.blackbox import machine, nemesis
+from tests.blackbox.__main__ import REPORT
+from tests.blackbox.calibration import LIES
+from tests.blackbox.lab import ROOT
+
+#: After this long a session hangs: several times what it needs on a machine that is busy with something else too.
+HANGS_S = 900.0
+
+
+class SessionCase(unittest.TestCase):
+    """Tests that run a session in a process, and in namespaces, of its own."""
+
+    def setUp(self) -> None:
+        why = machine.lack("namespaces")
+        if why and not machine.is_reference():
+            raise unittest.SkipTest(f"namespaces: {why}")
+        self.assertEqual(why, "", "namespaces are known to work here")
+
+    def session(self, *arguments: str) -> dict[str, Any]:
+        """The report of a session in which all was well."""
+        directory = Path(self.mktemp()).absolute()
+        command = [sys.executable, "-m", "tests.blackbox", *arguments, "--directory", str(directory)]
+        done = subprocess.run(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=HANGS_S
+        )
+        self.assertEqual(done.returncode, 0, f"{' '.join(command[1:])}\n{done.stdout}")
+        report: dict[str, Any] = json.loads((directory / REPORT).read_text())
+        self.assertEqual(report["complaints"], [])
+        self.assertEqual(set(report["lies"]), {"a stale read", *LIES}, "the lies that were planted to try the checks")
+        return report
+
+
+class AttackTests(SessionCase):
+    """What a seed does."""
+
+    def attack(self, nodes: int, seed: int, episodes: int) -> None:
+        """Every kind of disturbance that this machine can do is done, and clients are served all the while."""
+        report = self.session("--nodes", str(nodes), "--seed", str(seed), "--episodes", str(episodes))
+        self.assertEqual(len(report["episodes"]), episodes)
+        self.assertEqual(set(report["kinds"]), {kind.__name__ for kind in nemesis.available()})
+        for outcome in ("reads answered", "writes answered"):
+            self.assertGreater(report["outcomes"][outcome], 10 * episodes, report["outcomes"])
+        self.assertGreater(report["lives"], nodes)
+
+    def test_three_nodes(self) -> None:
+        self.attack(3, 1, 26)
+
+    def test_five_nodes(self) -> None:
+        self.attack(5, 2, 24)
+
+
+class StoryTests(SessionCase):
+    """Single questions."""
+
+    def need(self, *capabilities: str) -> None:
+        """Skip where this machine lacks one of them."""
+        for capability in capabilities:
+            why = machine.lack(capability)
+            if why and not machine.is_reference():
+                raise unittest.SkipTest(f"{capability}: {why}")
+            self.assertEqual(why, "", f"{capability} is known to work here")
+
+    def test_clocks(self) -> None:
+        """Timers do not care for steps of the wall clock."""
+        self.need("stepped clock")
+        self.session("--story", "clocks")
+
+    def test_last_disk(self) -> None:
+        """Without a quorum of disks nothing is acknowledged."""
+        self.need("packet filter", "tracing")
+        self.session("--story", "last-disk")
