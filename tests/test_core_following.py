@@ -125,6 +125,18 @@ class FollowerTests(unittest.SynchronousTestCase):
         refused = self.sent(self.receive(1, self.order(2, 2)), Refuse)
         self.assertEqual([message.promised for message in refused if isinstance(message, Refuse)], [SECOND])
 
+    def test_no_adoption_below_the_promise(self) -> None:
+        """Entries of a log that was to be adopted come too late once a higher epoch is promised.
+
+        Found by random runs: a candidate went on adopting what it had fetched as a follower. The STORED that
+        followed could have counted in the lower epoch, behind the back of its own claim.
+        """
+        self.receive(1, Start(FIRST, 0, (Run(1, FIRST),), 1))
+        self.replica.journal.promise(SECOND)  # its own claim
+        late = self.receive(1, Entries(FIRST, FIRST, (entry(1, self.flight(1), FIRST),)))
+        self.assertEqual((self.replica.journal.tail, self.replica.journal.log_epoch), (0, 0))
+        self.assertEqual([each for each in late if isinstance(each, Persist)], [])
+
     def test_adoption_drops_what_differs(self) -> None:
         """A START with another log replaces the tail, after what is missing has been fetched."""
         self.receive(1, Start(FIRST, 0, (), 0))

@@ -189,11 +189,10 @@ class Adopting(unittest.TestCase):
         self.assertEqual(self.journal.tail, 6)
 
     def test_higher_promise_stays(self) -> None:
-        """Adopting does not take back what was promised meanwhile."""
+        """The log of a lower epoch than the promised one is never adopted."""
         self.journal.promise(E3_3)
-        self.journal.adopt(5, (), E2_2)
-        self.assertEqual(only(Persist, effects(self.commons))[-1].promised_epoch, E3_3)
-        self.assertEqual(self.journal.promised, E3_3)
+        self.assertRaises(LocalProtocolError, self.journal.adopt, 5, (), E2_2)
+        self.assertEqual((self.journal.promised, self.journal.log_epoch), (E3_3, self.journal.epoch_at(5)))
 
     def test_dropped_tail_is_rolled_back(self) -> None:
         """Tables, flights, bytes and epochs are what they were before it."""

@@ -55,6 +55,16 @@ class FoundTests(unittest.SynchronousTestCase):
         world.run_until(lambda: read.ended_s > 0, 10.0, "an answer")
         self.assertEqual(read.failed, "")
 
+    def test_read_before_the_office_is_open(self) -> None:
+        """A read that is asked while the master waits for a majority to hold its log is served once one does."""
+        world = settled(10, 3)
+        world.nodes[1].driver.move_master(2)
+        starting = world.nodes[2].driver.replica.mastership.core
+        world.run_until(lambda: starting.role == "starting", 5.0, "the handover", every_s=0.0001)
+        read = world.read(2, b"k")
+        world.run_until(lambda: read.ended_s > 0, 10.0, "an answer")
+        self.assertEqual(read.failed, "")
+
     def test_resumed_and_heartbeats_go_round(self) -> None:
         """A member that is back while the master can order nothing does not fill the network with RESUMED."""
         resumes = Resumes()

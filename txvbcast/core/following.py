@@ -79,7 +79,10 @@ class Following:
         self._go_on()
 
     def on_entries(self, entries: Entries) -> None:
-        """A window of what was asked for."""
+        """A window of what was asked for; a higher promise made meanwhile ends that."""
+        if self.transfer is not None and self.transfer.epoch < self.journal.promised:
+            self.commons.reach(Mark.TRANSFER_DROPPED_FOR_PROMISE)
+            self.transfer = None
         if self.transfer is not None and self.transfer.take(entries):
             if not self.transfer.complete:
                 self.commons.reach(Mark.SEVERAL_WINDOWS_FETCHED)

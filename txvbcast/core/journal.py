@@ -177,6 +177,8 @@ class Journal:
     def adopt(self, match: int, entries: Sequence[Entry], epoch: int) -> None:
         """Become the log of ``epoch`` in one durable step: keep up to ``match``, then ``entries``."""
         first = match + 1
+        if epoch < self.promised:
+            raise LocalProtocolError(f"epoch {epoch} cannot be adopted: epoch {self.promised} is promised")
         if first <= self.committed:
             raise LocalProtocolError(f"adopting epoch {epoch} would drop committed entries from {first} on")
         dropping = first <= self.tail
@@ -186,7 +188,7 @@ class Journal:
             self._put(entry)
         self.log_epoch = epoch
         self.stored = -1  # nothing is durable under this epoch before the disk has answered
-        self.promised = max(self.promised, epoch)
+        self.promised = epoch
         self._persist(
             truncate_from=first if dropping else None,
             entries=tuple(entries),

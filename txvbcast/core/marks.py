@@ -79,7 +79,7 @@ class Mark(Enum):
     FETCHED_AGAIN_OVER_NEW_LINK = "What is missing is asked for again because the link was lost."
     FETCHED_AGAIN_AFTER_PATIENCE = "What is missing is asked for again because nothing came."
     TRANSFER_DROPPED_FOR_NEW_MASTER = "A follower stops fetching one master's log because another one speaks."
-    TRANSFER_DROPPED_FOR_CLAIM = "A follower stops fetching a log because it grants a higher epoch."
+    TRANSFER_DROPPED_FOR_PROMISE = "A follower stops fetching a log because it has promised a higher epoch."
 
     # Claims and grants (section 6).
     PROBE_COMES_TO_NOTHING = "A node that has lost the master finds no quorum that has."

@@ -173,7 +173,7 @@ class Replica:
         return {
             signals.ClaimWon: self._on_claim_won,
             signals.OfficeTaken: self._on_office_taken,
-            signals.OfficeOpened: lambda signal: self._reconcile(),
+            signals.OfficeOpened: self._on_office_opened,
             signals.OfficeLeft: self._on_office_left,
             signals.HandedOver: self._on_handed_over,
             signals.Advanced: lambda signal: self._apply(),
@@ -406,6 +406,11 @@ class Replica:
         self._count_stored(office, self.commons.me, self.journal.stored)
         self._order_waiting()
         self._on_heartbeat_due()
+
+    def _on_office_opened(self, signal: signals.OfficeOpened) -> None:
+        self._reconcile()
+        if self.office is not None:
+            self.checks.begin(self.office)  # reads that came before this
 
     def _on_office_left(self, signal: signals.OfficeLeft) -> None:
         self.succession.plan = None

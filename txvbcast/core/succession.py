@@ -168,12 +168,9 @@ class Succession:
                 self.commons.reach(Mark.MASTER_GRANTS_CLAIM)
             if self.mastership.core.role == "claiming":
                 self.commons.reach(Mark.CLAIM_LOST_TO_HIGHER)
-            if self.following.transfer is not None:
-                self.commons.reach(Mark.TRANSFER_DROPPED_FOR_CLAIM)
             journal.promise(claim.epoch)
             self.mastership.machine.stand_down(f"node {peer} claims epoch {epochs.text(claim.epoch)}")
             self.mastership.core.quiet_since_s = self.commons.now_s
-            self.following.transfer = None
         else:
             self.commons.reach(Mark.GRANT_REPEATED)
         journal.when_durable((Send(peer, self.mastership.core.own_grant(claim.epoch)),))
