@@ -135,7 +135,7 @@ class FollowerTests(unittest.SynchronousTestCase):
         self.replica.journal.promise(SECOND)  # its own claim
         late = self.receive(1, Entries(FIRST, FIRST, (entry(1, self.flight(1), FIRST),)))
         self.assertEqual((self.replica.journal.tail, self.replica.journal.log_epoch), (0, 0))
-        self.assertEqual([each for each in late if isinstance(each, Persist)], [])
+        self.assertEqual([each.log_epoch for each in late if isinstance(each, Persist)], [None])  # the promise
 
     def test_adoption_drops_what_differs(self) -> None:
         """A START with another log replaces the tail, after what is missing has been fetched."""
