@@ -179,7 +179,7 @@ class OneRunTests(CommandCase):
 
     def test_window(self) -> None:
         """From the beginning of the faults, or up to the violation, unless something else is said."""
-        good, bad = campaign.Result(1, virtual_s=20.0), campaign.Result(1, "", "wrong", virtual_s=20.0)
+        good = campaign.Result(1, virtual_s=20.0)
         bad = campaign.Result(1, violation="wrong", virtual_s=20.0)
         self.assertEqual(command.Window(None, None).of(good), (1.5, 4.5))
         self.assertEqual(command.Window(5.0, None).of(good), (5.0, 8.0))
@@ -226,6 +226,14 @@ class UsageTests(CommandCase):
             words = [self.mktemp() if word.endswith(".svg") else word for word in line.split()]
             with command.main.make_context("sim", words) as context:
                 command._check_usage(context)
+
+    def test_watcher_of_the_page(self) -> None:
+        """The program in docs/simulation.md runs as it stands there, and finds what it looks for."""
+        (program,) = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+        ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
+        lines = ran.stdout.splitlines()
+        self.assertEqual([line.split()[0] for line in lines], [str(seed) for seed in range(10)], ran.stderr)
+        self.assertRegex(ran.stdout, r"node \d performs \d+ in a hurry")
 
 
 # --- many runs ---------------------------------------------------------------------------------

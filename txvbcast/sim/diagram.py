@@ -417,7 +417,8 @@ class _Diagram:
         way = f"way {'link' if passage.by_link else 'datagram'} f-{family}"
         if passage.received_s is not None:
             self.drawing.begin("message arrived", f"{sent}, received at {passage.received_s:.6f} s")
-            self._draw_way(way, ends, f"a-{family}")
+            shown = passage.received_s <= self.part.to_s
+            self._draw_way(way if shown else f"{way} waiting", ends, f"a-{family}" if shown else "")
         elif self.trace.lost(passage):
             self.drawing.begin("message lost", f"{sent}, lost")
             self._draw_way(way, ends)
