@@ -187,4 +187,28 @@ SCOPES: Mapping[str, Scope] = _named(
         prompt=PROMPT_LOG,
         lost=LOST | {messages.Committed},
     ),
+    Scope(
+        "voted",
+        "three nodes, a 2pc transaction of an impatient client, a 3pc one, a refused one, a change of master",
+        nodes=3,
+        submissions=(
+            Submission(2, b"a", Mode.TWO_PHASE, hasty=True),
+            Submission(1, b"b", Mode.THREE_PHASE),
+            Submission(3, b"c", Mode.TWO_PHASE, refused_by=(2,)),
+        ),
+        budgets={"submits": 3, "silences": 1, "claims": 1},
+        claiming=(3,),
+        silent=(2,),
+        prompt=PROMPT_LOG,
+    ),
+    Scope(
+        "frozen",
+        "three nodes, a flight, the master is stopped for long and wakes, a change of master meanwhile",
+        nodes=3,
+        submissions=(_A,),
+        budgets={"submits": 1, "freezes": 1, "claims": 1, "beats": 1},
+        claiming=(2,),
+        frozen=(1,),
+        prompt=PROMPT_LOG,
+    ),
 )

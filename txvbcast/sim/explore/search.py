@@ -241,7 +241,7 @@ class Search:
 
     def _claim(self, state: State, node_id: int) -> State:
         """A node and those that it needs for that lose patience with the master, and it claims."""
-        before = state
+        before, told = state, len(self._telling or ())
         for witness in (*(peer for peer in self.scope.node_ids if peer != node_id), node_id, node_id, node_id):
             facts = self.locals.states[state[witness - 1]].facts
             if facts is not None and not (witness != node_id and (facts.office or facts.role == "probing")):
@@ -251,6 +251,8 @@ class Search:
             mine = self.locals.states[state[node_id - 1]].facts
             if mine is not None and mine.role == "claiming":
                 return state
+        if self._telling is not None:
+            del self._telling[told:]
         return before
 
     def _told(self, node_id: int, event: Event | int) -> Happening:
@@ -495,6 +497,8 @@ class Search:
                         continue
                 cause = self._action_number(option.action)
                 after = self._tried(cause, index, state)
+                if after == state:
+                    continue  # a claim that comes to nothing
                 if shift is not None:
                     after = (*after[:-1], after[-1] - (1 << shift))
                 yield cause, after
