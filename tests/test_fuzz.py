@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from twisted.trial import unittest
 from tests import fuzz
 from tests.fuzz import CORPUS, TARGETS, datagrams, frames, growing, runner, samples
 from tests.fuzz.planted import DEFECTS, Defect
+from tests.wire_samples import CLUSTER_ID
 from txvbcast import yamlreader
 from txvbcast.wire.codec import FrameDecoder
 from txvbcast.wire.datagram import decode_datagram
@@ -68,7 +68,7 @@ class CorpusTests(unittest.TestCase):
             read |= {type(message) for message in FrameDecoder().feed(path.read_bytes())}
         self.assertEqual(read, set(OPCODES.values()))
         sent = {
-            type(decode_datagram(path.read_bytes(), samples.CLUSTER_ID)[1])
+            type(decode_datagram(path.read_bytes(), CLUSTER_ID)[1])
             for path in (CORPUS / "datagrams").glob(f"{samples.SAMPLE}*")
         }
         self.assertEqual(sent, set(DATAGRAM_TYPES))
@@ -148,9 +148,8 @@ class TargetTests(FuzzCase):
 
     def fuzzed(self, target: str) -> None:
         """Fuzz one target."""
-        outcome = runner.fuzz(target, SECONDS, found=self.folder)
+        outcome = runner.fuzz(target, SECONDS)
         if outcome.found is not None:
-            shutil.copy(outcome.found, runner.FOUND)
             self.fail(runner.finding(target, outcome))
         self.assertEqual(outcome.status, 0, outcome.said)
         self.assertGreater(outcome.progress.runs, RUNS_MIN[target], target)

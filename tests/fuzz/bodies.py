@@ -73,7 +73,7 @@ def _kind(value: object) -> Hashable:
         return value.bit_length() // 8
     if isinstance(value, str | bytes | tuple):
         return len(value).bit_length()
-    return value if isinstance(value, enum.Enum) else type(value)
+    return (type(value), value if isinstance(value, enum.Enum) else None)
 
 
 def changed(body: bytes, bytes_max: int, chance: Random, blind: Blind) -> bytes:
