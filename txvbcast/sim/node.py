@@ -61,6 +61,7 @@ class SimNode:
         self.disk_id = stored.disk_id
         self.recorder = Recorder()
         self.recorder.refuse = lambda tx: world.refuse(node_id, tx)
+        self.recorder.wrong = self._wrong
         if world.vote_delay is not None:
             self.recorder.later = self._vote_later
         config = attrs.evolve(world.config, node_id=node_id)
@@ -93,9 +94,14 @@ class SimNode:
             hook(self, entry, dead)
 
     def _halted(self, error: BaseException) -> None:
-        if isinstance(error, Violation):
-            raise error
-        raise Violation(f"node {self.node_id} stopped: {error!r}") from error
+        if not isinstance(error, Violation):
+            stopped = Violation(f"node {self.node_id} stopped: {error!r}")
+            stopped.__cause__ = error
+            error = stopped
+        self.world.violated(error)
+
+    def _wrong(self, what: str) -> None:
+        self.world.violated(Violation(f"invariant 18: the resource manager of node {self.node_id} is told to {what}"))
 
     def _disk_failed(self, error: Exception) -> None:
         self.world.crash(self.node_id)

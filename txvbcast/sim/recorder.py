@@ -19,9 +19,11 @@ class Recorder:
     :ivar performed: (seq, payload) in order.
     :ivar registers: what the payloads so far have set.
     :ivar prepared: what it has said Yes to and not heard of since; aborted: payloads released.
+    :ivar released: what was aborted in this life, and may not be performed any more.
     :ivar voting: transactions that it has not voted on yet.
     :ivar refuse: why prepare says No; empty for Yes.
     :ivar later: calls its argument when a vote is due; None for a vote at once.
+    :ivar wrong: told what no resource manager may be told.
     :ivar held: answers that are kept back, while ``holding``.
     """
 
@@ -34,7 +36,9 @@ class Recorder:
         self.prepared: dict[tuple[str, int], Tx] = {}
         self.voting: set[tuple[str, int]] = set()
         self.aborted: list[bytes] = []
+        self.released: set[tuple[str, int]] = set()
         self.refuse: Callable[[Tx], str] = lambda tx: ""
+        self.wrong: Callable[[str], None] = _raise
         self.later: Callable[[Callable[[], None]], None] | None = None
         self.holding = False
         self.held: list[tuple[Deferred[bool | Refused], Tx]] = []
@@ -64,7 +68,8 @@ class Recorder:
         reason = self.refuse(tx)
         if reason:
             return Refused(reason)
-        assert (tx.flight, tx.index) not in self.prepared, "prepared twice"
+        if (tx.flight, tx.index) in self.prepared:
+            self.wrong(f"prepare {tx} a second time")
         self.prepared[tx.flight, tx.index] = tx
         return True
 
@@ -80,7 +85,9 @@ class Recorder:
 
     def abort(self, tx: Tx) -> None:
         """Release."""
-        del self.prepared[tx.flight, tx.index]
+        if self.prepared.pop((tx.flight, tx.index), None) is None:
+            self.wrong(f"abort {tx}, which it does not hold")
+        self.released.add((tx.flight, tx.index))
         self.aborted.append(tx.payload)
 
     def snapshot(self) -> bytes:
@@ -89,3 +96,7 @@ class Recorder:
 
     def restore(self, state: bytes, seq: int) -> None:
         """Not used: the log is whole."""
+
+
+def _raise(what: str) -> None:
+    raise ValueError(f"a resource manager is told to {what}")

@@ -123,6 +123,10 @@ class World:
         for hook in self.watchers.of(what):
             hook(subject)
 
+    def violated(self, violation: Violation) -> None:
+        """Let it come out of the clock: there may be a Deferred between here and whoever runs the world."""
+        self.clock.post(0.0, _raise, violation)
+
     def note(self, fault: str) -> None:
         """Something is done to the world: let the watchers know, in a line for people."""
         self._tell("on_fault", fault)
@@ -301,3 +305,7 @@ class World:
                 f"sees {[(k, p.core.standing.value) for k, p in replica.peers.items()]}"
             )
         return "\n".join(lines)
+
+
+def _raise(violation: Violation) -> None:
+    raise violation

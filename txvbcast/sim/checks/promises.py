@@ -98,8 +98,7 @@ class Promises(Check):
         if persist.log_epoch is not None:
             if persist.log_epoch < view.promised:
                 raise Violation(f"invariant 6: {who} adopts the log of epoch {epochs.text(persist.log_epoch)}")
-        elif persist.entries and view.promised != view.log_epoch and epochs.master_of(view.promised) != node.node_id:
-            # A candidate may still take what it has asked for; whoever has granted has said what its log is.
+        elif persist.entries and view.promised != view.log_epoch:
             raise Violation(f"invariant 6: {who} takes orders of epoch {epochs.text(view.log_epoch)}")
         for entry in persist.entries:
             known = self._ordered.setdefault((entry.epoch, entry.seq), entry)
