@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
-from tests.core_samples import commons, effects, examples, flight, only, to_self
+from tests.core_samples import commons, effects, examples, flight, journal, only, to_self
 from txvbcast.core.charts import CHARTS, Decision
 from txvbcast.core.effects import ForgetResults, Prepare, Release, ReplyAborted, ReplyCommitted, ReplyUnknown, Send
 from txvbcast.core.flights import CoordinatedFlight, CoordinatorCore, HeldFlight
+from txvbcast.core.proposals import Proposals
 from txvbcast.wire.messages import Decide, Mode, Propose, Refusal, Vote, Withdraw
 
 BROADCAST, TWO_PHASE, THREE_PHASE = Mode.BROADCAST, Mode.TWO_PHASE, Mode.THREE_PHASE
@@ -141,7 +142,7 @@ class Voting(CoordinatorCase):
         self.propose(TWO_PHASE)
         self.vote(3, 2, 0)
         self.vote(2, 1)
-        withdraw = Withdraw(self.flight.id)
+        withdraw = Withdraw(self.flight.id, 0)
         self.assertEqual(
             self.led_to(),
             [
@@ -187,7 +188,7 @@ class Voting(CoordinatorCase):
         self.propose(TWO_PHASE)
         self.vote(1, 0)
         self.machine.expired("no answer in time")
-        withdraw = Withdraw(self.flight.id)
+        withdraw = Withdraw(self.flight.id, 0)
         self.assertEqual(
             self.led_to(),
             [
@@ -483,3 +484,24 @@ class ParticipantTests(unittest.TestCase):
         done = effects(self.commons)
         self.assertLessEqual(len(only(Prepare, done)), 1)
         self.assertLessEqual(len(only(Release, done)), len(only(Prepare, done)))
+
+
+class DeskTests(unittest.SynchronousTestCase):
+    """The participant's desk."""
+
+    def test_withdrawn_beyond_the_own_log(self) -> None:
+        """A coordinator that has performed a flight says no more of it than that: the log decides.
+
+        Found by random runs: a participant that lagged asked about a flight that its coordinator had applied
+        and forgotten, was told to release it, and had to perform it a moment later.
+        """
+        shared = commons(2)
+        desk = Proposals(shared, journal(shared))
+        proposed = flight(1, mode=Mode.TWO_PHASE)
+        desk.on_propose(proposed, voting=True)
+        desk.on_prepared(proposed.id, ())
+        effects(shared)
+        desk.on_withdraw(Withdraw(proposed.id, 1))
+        self.assertEqual(effects(shared), [])
+        desk.on_withdraw(Withdraw(proposed.id, 0))
+        self.assertEqual([type(effect) for effect in effects(shared)], [Release])

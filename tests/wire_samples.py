@@ -82,7 +82,7 @@ TYPICAL: dict[str, m.Message] = {
     "Order.standing": m.Order(epoch=EPOCH, seq=43, committed=42, everywhere=41, standing=STANDING),
     "Stored": m.Stored(epoch=EPOCH, seq=42, disk_id="d2"),
     "Committed": m.Committed(epoch=EPOCH, committed=43, everywhere=42),
-    "Withdraw": m.Withdraw(flight=FLIGHT_ID),
+    "Withdraw": m.Withdraw(flight=FLIGHT_ID, seq=9),
     "AskFlight": m.AskFlight(flight=FLIGHT_ID),
     "Suspect": m.Suspect(member=3, flight=FLIGHT_ID),
     "Probe": m.Probe(epoch=OLD_EPOCH, nonce=9),

@@ -165,14 +165,14 @@ def _coordinator_machine() -> TypeMachine[CoordinatorInputs, CoordinatorCore]:
         if core.waiting:
             core.commons.reach(Mark.FLIGHT_REFUSED_BEFORE_LAST_VOTE)
         _tell_refused(core)
-        core.commons.send_all(Withdraw(core.flight.id))
+        core.commons.send_all(Withdraw(core.flight.id, 0))
 
     @voting.upon(CoordinatorInputs.expired).to(done)
     def on_expired_while_voting(inputs: CoordinatorInputs, core: CoordinatorCore, reason: str) -> None:
         core.phase = "done"
         core.commons.reach(Mark.EXPIRED_WHILE_VOTING)
         core.commons.out.append(ReplyAborted(tuple(core.tickets.values()), reason, tuple(sorted(core.waiting))))
-        core.commons.send_all(Withdraw(core.flight.id))
+        core.commons.send_all(Withdraw(core.flight.id, 0))
 
     @decided.upon(CoordinatorInputs.expired).loop()
     @applied.upon(CoordinatorInputs.expired).loop()

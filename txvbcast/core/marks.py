@@ -36,6 +36,7 @@ class Mark(Enum):
     DEAD_FLIGHT_OF_NOBODY = "A flight is dead, and no client waits for its transactions any more."
     COMMITTED_FOR_NOBODY = "A flight is committed after its clients have heard that its outcome is unknown."
     ASKED_ABOUT_FLIGHT_GIVEN_UP = "A participant asks about a flight that its coordinator does not know any more."
+    WITHDRAWN_BEYOND_OWN_LOG = "A participant that asked hears that the log says what became of a flight, further on."
 
     # The participants of a flight (sections 3 and 7).
     PROPOSAL_OF_DEAD_FLIGHT = "A proposal comes after the log has said that its origin was away since."

@@ -10,7 +10,7 @@ from txvbcast.core.flights import HeldFlight
 from txvbcast.core.journal import Journal
 from txvbcast.core.marks import Mark
 from txvbcast.core.ordering import fits
-from txvbcast.wire.messages import AskFlight, Decide, Flight, FlightId, Refusal
+from txvbcast.wire.messages import AskFlight, Decide, Flight, FlightId, Refusal, Withdraw
 
 
 @attrs.define(eq=False)
@@ -109,8 +109,12 @@ class Proposals:
         else:
             self.commons.reach(Mark.DECISION_WITHOUT_USE)
 
-    def on_withdraw(self, fid: FlightId) -> None:
-        """Its coordinator has given a flight up."""
+    def on_withdraw(self, withdraw: Withdraw) -> None:
+        """Its coordinator has given a flight up, or has long seen what the log says of it."""
+        fid = withdraw.flight
+        if withdraw.seq > self.journal.applied:
+            self.commons.reach(Mark.WITHDRAWN_BEYOND_OWN_LOG)
+            return
         if fid not in self.held:
             self.commons.reach(Mark.WITHDRAWN_UNSEEN)
         given_up = self.withdrawn.setdefault(fid.origin, set())

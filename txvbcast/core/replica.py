@@ -140,7 +140,7 @@ class Replica:
             messages.Order: self._on_order,
             messages.Stored: self._on_stored,
             messages.Committed: self._on_committed,
-            messages.Withdraw: lambda peer, message: self.proposals.on_withdraw(message.flight),
+            messages.Withdraw: lambda peer, message: self.proposals.on_withdraw(message),
             messages.AskFlight: lambda peer, message: self.submissions.on_ask(peer, message.flight),
             messages.Suspect: self._on_suspect,
             messages.Probe: self.succession.on_probe,

@@ -209,11 +209,11 @@ class Submissions:
         self._sweep()
 
     def on_ask(self, peer: int, flight: FlightId) -> None:
-        """A participant wonders what became of a flight: say so if it is given up."""
+        """A participant wonders what became of a flight: the log up to here says it, and no later part will."""
         known = self._find(flight) is not None or self.journal.where(flight) is not None
         if not known and flight.incarnation == self.commons.stored.incarnation:
             self.commons.reach(Mark.ASKED_ABOUT_FLIGHT_GIVEN_UP)
-            self.commons.send(peer, Withdraw(flight))
+            self.commons.send(peer, Withdraw(flight, self.journal.applied))
 
     def on_tick(self) -> None:
         """Look at every deadline."""

@@ -293,9 +293,13 @@ class Committed:
 
 @attrs.frozen
 class Withdraw:
-    """The flight will never be ordered: release what was prepared for it."""
+    """The flight will not be ordered any more: release what was prepared for it.
+
+    :ivar seq: it may have been, up to there: whoever has not applied that much waits for the log.
+    """
 
     flight: FlightId
+    seq: int = attrs.field(validator=COUNT)
 
 
 @attrs.frozen
