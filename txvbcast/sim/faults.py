@@ -7,11 +7,15 @@ from random import Random
 
 from twisted.python.failure import Failure
 
+from txvbcast.core.journal import RUNS_MAX
 from txvbcast.driver import Change
 from txvbcast.errors import NoQuorum, Unsafe
 from txvbcast.sim.network import SimNetwork
 from txvbcast.sim.node import SimNode
 from txvbcast.sim.world import World
+
+#: How often the office changes hands while a node is away: more often than a START has room for epochs.
+MOVES = 2 * RUNS_MAX
 
 Fault = Callable[["Disturber", int], None]
 
@@ -35,6 +39,7 @@ class Disturber:
         self.world = world
         self.random = random
         self.stopping: set[SimNode] = set()
+        self.restless = False
 
     def disturb(self, kind: str) -> None:
         """Let a fault of this kind begin, at a node drawn by chance."""
@@ -48,6 +53,7 @@ class Disturber:
         world.note("peace")
         world.network.heal()
         world.disk_factor.update(dict.fromkeys(world.disks, 1.0))
+        self.restless = False
         for node_id, node in list(world.nodes.items()):
             node.sends_left = None
             world.disks[node_id].error = None
@@ -387,6 +393,18 @@ def flapping(disturber: Disturber, node_id: int) -> None:
         disturber.later(0.15 * place, disturber.world.network.break_link, node_id, other, "flapping")
 
 
+@_fault
+def contested(disturber: Disturber, node_id: int) -> None:
+    """The master is silent, and the others hear of each other's claims at very different times."""
+    world, random = disturber.world, disturber.random
+    master = world.master() or node_id
+    for one in world.nodes:
+        for other in disturber.others(one):
+            world.network.slow_s[one, other] = random.choice([0.0, 0.05, 0.3, 1.0])
+            disturber.later(random.uniform(2.0, 4.0), _quicken, world.network, (one, other))
+    disturber.freeze(master, random.uniform(1.0, 4.0))
+
+
 # --- people ---------------------------------------------------------------------------------------------------
 
 
@@ -397,3 +415,25 @@ def moved(disturber: Disturber, node_id: int) -> None:
     if disturber.able(asked):
         moving = disturber.world.nodes[asked].driver.move_master(node_id)
         moving.addErrback(_swallow, Unsafe, NoQuorum)
+
+
+@_fault
+def restless(disturber: Disturber, node_id: int) -> None:
+    """While a node is away the office goes round so often that no START names all epochs that it has missed."""
+    if disturber.restless or not disturber.world.nodes[node_id].running:
+        return
+    disturber.restless = True
+    disturber.world.crash(node_id)
+    _move_on(disturber, node_id, MOVES)
+
+
+def _move_on(disturber: Disturber, absent: int, moves: int) -> None:
+    if moves == 0 or not disturber.restless:
+        disturber.restless = False
+        disturber.revive(absent)
+        return
+    to = disturber.random.choice(disturber.others(absent))
+    if disturber.able(to):
+        moved(disturber, to)
+        disturber.world.submit(to, b"%.6f" % disturber.world.clock.seconds())
+    disturber.later(disturber.world.config.heartbeat.interval_s, _move_on, disturber, absent, moves - 1)
