@@ -60,6 +60,13 @@ class AttackTests(SessionCase):
     def test_five_nodes(self) -> None:
         self.attack(5, 2, 24)
 
+    def test_masters(self) -> None:
+        """One master after the other is frozen or cut off, asked all the while, and comes back."""
+        if machine.lack("packet filter") and not machine.is_reference():
+            raise unittest.SkipTest(f"packet filter: {machine.lack('packet filter')}")
+        report = self.session("--only", "Depose", "--only", "CutMaster", "--seed", "5", "--episodes", "14")
+        self.assertEqual(report["kinds"], {"Depose": 7, "CutMaster": 7})
+
 
 class StoryTests(SessionCase):
     """Single questions."""

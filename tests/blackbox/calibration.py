@@ -103,7 +103,16 @@ def reordered_delivery(evidence: Evidence, chance: random.Random) -> Evidence:
 
 def old_answer(evidence: Evidence, chance: random.Random) -> Evidence:
     """One read was answered from a value that had been overwritten before the read began."""
-    reads = [asked for asked in evidence.asked if isinstance(asked.request, Get) and asked.answer != Found(None, 0)]
+    relied_on = {
+        (asked.request.key, asked.request.if_version) for asked in evidence.asked if isinstance(asked.request, Set)
+    }
+    reads = [
+        asked
+        for asked in evidence.asked
+        if isinstance(asked.answer, Found)
+        and asked.answer.value is not None
+        and (asked.request.key, asked.answer.version) not in relied_on
+    ]
     chance.shuffle(reads)
     overwritten = _overwritten(evidence.asked)
     for read in reads:
