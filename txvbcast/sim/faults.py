@@ -159,6 +159,22 @@ def announced(disturber: Disturber, node_id: int) -> None:
 
 
 @_fault
+def punctual(disturber: Disturber, node_id: int) -> None:
+    """As it should be: announce when all are there, go only if the cluster can afford it, be back in time."""
+    expected_s = disturber.random.uniform(0.3, 3.0)
+    actual_s = expected_s * disturber.random.uniform(0.2, 0.9)
+
+    def go(change: Change) -> None:
+        if change.confirmed:
+            disturber.freeze(node_id, actual_s, lambda: disturber.end(node_id, change))
+        else:
+            disturber.end(node_id, change, "cancelled")
+
+    if all(node.able and node.driver.replica.own.state == "normal" for node in disturber.world.nodes.values()):
+        disturber.announce(node_id, expected_s, holdable=True, then=go)
+
+
+@_fault
 def hasty(disturber: Disturber, node_id: int) -> None:
     """Announce and be gone within milliseconds."""
     expected_s = disturber.random.uniform(0.3, 3.0)
@@ -432,8 +448,9 @@ def _move_on(disturber: Disturber, absent: int, moves: int) -> None:
         disturber.restless = False
         disturber.revive(absent)
         return
-    to = disturber.random.choice(disturber.others(absent))
+    world = disturber.world
+    to = disturber.random.choice([other for other in disturber.others(absent) if other != world.master()] or [absent])
     if disturber.able(to):
         moved(disturber, to)
-        disturber.world.submit(to, b"%.6f" % disturber.world.clock.seconds())
+        world.submit(to, b"%.6f" % world.clock.seconds())
     disturber.later(disturber.world.config.heartbeat.interval_s, _move_on, disturber, absent, moves - 1)
