@@ -6,7 +6,7 @@ state carries a :class:`Past`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import attrs
 
@@ -157,12 +157,22 @@ class Judge:
         if not now.office or was is None or was.committed == now.committed:
             return
         holders = {local.node_id for local in nodes if _has_stored(local, now.office, now.committed)}
-        # The step that commits may go on to order an entry that changes the voters.
-        if not any(is_quorum(voters, holders) for voters in (was.voters, now.voters)):
+        # The step that commits may have ordered entries that change the voters, before or after.
+        if not any(is_quorum(voters, holders) for voters in self._voters_meanwhile(was, now)):
             raise Violation(
                 f"invariant 9: entry {now.committed} is committed in epoch {epochs.text(now.office)} while only "
                 f"{sorted(holders)} hold it durably in that epoch; the voters are {now.voters}"
             )
+
+    def _voters_meanwhile(self, was: Facts, now: Facts) -> Iterator[tuple[int, ...]]:
+        """The voters before a step, after it, and after each entry that it has ordered."""
+        yield from (was.voters, now.voters)
+        table = initial(self.scope.node_ids)
+        for entry in now.log:
+            if entry.standing is not None:
+                table = with_standing(table, entry.seq, entry.standing)
+            if entry.seq > len(was.log):
+                yield table.voters
 
     def _check_matching(self, now: Local, nodes: Sequence[Local]) -> None:
         """Entries of the same seq and epoch are the same entry, on all nodes."""
@@ -208,6 +218,7 @@ def _holds(local: Local, entry: Entry) -> bool:
 
 
 def _table(scope: Scope, past: Past) -> Table:
+    """The table after everything that was performed."""
     table = initial(scope.node_ids)
     for entry, _ in past.log:
         if entry.standing is not None:

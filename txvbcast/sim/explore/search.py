@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import attrs
 
@@ -263,9 +264,7 @@ class Search:
     def _act(self, state: State, node_id: int, event: Event) -> State:
         """An event at one node with what it means for the links to the others."""
         state = self._happen(state, node_id, event)
-        running = [
-            local.node_id for local in self._nodes(state) if local.state is not None and local.node_id != node_id
-        ]
+        running = [local.node_id for local in self.nodes(state) if local.state is not None and local.node_id != node_id]
         if event[0] == "crash":
             state = (*state[: self._count], self.soups.without(state[self._count], node_id), *state[-2:])
             for peer in running:
@@ -298,7 +297,7 @@ class Search:
             if self.locals.states[state[to - 1]].state is not None:
                 state = self._happen(state, to, packet)
         if outcome.resets:
-            for local in self._nodes(state):
+            for local in self.nodes(state):
                 if local.node_id != node_id and local.state is not None:
                     state = self._happen(state, node_id, ("down", local.node_id))
                     state = self._happen(state, local.node_id, ("down", node_id))
@@ -326,8 +325,13 @@ class Search:
             self.pasts.append(past)
         return number
 
-    def _nodes(self, state: State) -> list[Local]:
+    def nodes(self, state: State) -> list[Local]:
+        """Every node, by rising id."""
         return [self.locals.states[number] for number in state[: self._count]]
+
+    def under_way(self, state: State) -> set[Packet]:
+        """The packets that may still arrive."""
+        return {self.locals.packets[number] for number in self.soups.contents[state[self._count]]}
 
     def _options_of(self, number: int) -> tuple[Option, ...]:
         options = self._options.get(number)
@@ -457,22 +461,29 @@ class Search:
 
     def _counterexample(self, actions: Sequence[Action], what: str) -> Counterexample:
         """Go the way once more, and write down what happens at which node."""
-        settling: list[Happening] = []
+        state, settling = self.tell(self.settle)
         steps: list[tuple[Happening, ...]] = []
-        self._telling = settling
+        for action in actions:
+            assert state is not None, "the way back leads elsewhere"
+            state, step = self.tell(partial(self.perform, state, action))
+            steps.append(step)
+        return Counterexample(self.scope, what, settling, tuple(steps))
+
+    def tell(self, go: Callable[[], State]) -> tuple[State | None, tuple[Happening, ...]]:
+        """Go on to a state, and write down what happens; there is no state if an invariant stops to hold."""
+        told: list[Happening] = []
+        self._telling = told
         try:
-            state = self.settle()
-            for action in actions:
-                self._telling = []
-                try:
-                    state = self.perform(state, action)
-                finally:
-                    steps.append(tuple(self._telling))
-        except Violation as violation:
-            assert str(violation) == what, "the way back leads elsewhere"
+            return go(), tuple(told)
+        except Violation:
+            return None, tuple(told)
         finally:
             self._telling = None
-        return Counterexample(self.scope, what, tuple(settling), tuple(steps))
+
+    def successors(self, state: State) -> Iterator[tuple[Action, State]]:
+        """All that can happen in a state, and what it leads to."""
+        for cause, after in self._successors(0, state):
+            yield self.actions[cause], after
 
     def _successors(self, index: int, state: State) -> Iterator[tuple[int, State]]:
         """(number of an action, state after it) for all that can happen; ``index`` is where the state stands."""
