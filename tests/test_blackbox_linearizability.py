@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import attrs
 from twisted.trial import unittest
@@ -160,6 +161,44 @@ def with_stale_read(operations: Iterable[Operation]) -> list[Operation]:
     raise AssertionError("no read")
 
 
+def at_random(chance: random.Random) -> list[Operation]:
+    """A few overlapping operations on one key, with answers that may be right or not."""
+    made = []
+    for number in range(chance.randint(1, 6)):
+        called = chance.randint(0, 8)
+        returned = NEVER if chance.random() < 0.2 else called + chance.randint(0, 5)
+        value, expected = chance.choice((None, A, B)), chance.choice((None, A, B))
+        action: Action = chance.choice((Read(value), Write(value), Swap(expected, value, chance.random() < 0.5)))
+        if returned == NEVER and isinstance(action, Swap):
+            action = attrs.evolve(action, happened=None)
+        made.append(Operation(f"op{number}", "k", action, called, returned))
+    return made
+
+
+def by_trying_all(operations: Sequence[Operation]) -> bool:
+    """Whether some order of all answered operations, and of any of the others, is legal."""
+    answered = [operation for operation in operations if operation.returned != NEVER]
+    unknown = [operation for operation in operations if operation.returned == NEVER]
+    return any(
+        is_legal(order)
+        for count in range(len(unknown) + 1)
+        for happened in itertools.combinations(unknown, count)
+        for order in itertools.permutations([*answered, *happened])
+    )
+
+
+def is_legal(order: Sequence[Operation]) -> bool:
+    """Whether a register answers so in this order, and nobody returned before an earlier one was called."""
+    if any(later.returned < earlier.called for earlier, later in itertools.combinations(order, 2)):
+        return False
+    value = None
+    for operation in order:
+        legal, value = perform(operation.action, value)
+        if not legal:
+            return False
+    return True
+
+
 class ByChance(unittest.TestCase):
     """Histories made so that the verdict is known; the bounds are counts of steps, the same on every machine."""
 
@@ -167,6 +206,15 @@ class ByChance(unittest.TestCase):
         for seed in range(30):
             finding = check(by_chance(seed, 300, 5, 3, unknown=0.02))
             self.assertIs(finding.verdict, GOOD, f"seed {seed}: {finding}")
+
+    def test_same_as_trying_all_orders(self) -> None:
+        chance = random.Random(1)
+        verdicts = []
+        for number in range(1500):
+            operations = at_random(chance)
+            verdicts.append(by_trying_all(operations))
+            self.assertIs(check(operations).verdict, GOOD if verdicts[-1] else BAD, f"number {number}: {operations}")
+        self.assertGreater(min(verdicts.count(True), verdicts.count(False)), 300)
 
     def test_one_lie_is_found(self) -> None:
         for seed in range(30):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,19 @@ from tests.blackbox.lab import ROOT
 
 #: After this long a session hangs: several times what it needs on a machine that is busy with something else too.
 HANGS_S = 900.0
+
+
+def processes_about(*words: str) -> list[int]:
+    """The ids of processes whose command line has all of ``words`` in it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_text(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended
+            continue
+        if all(word in line for word in words):
+            found.append(int(path.parent.name))
+    return found
 
 
 class SessionCase(unittest.TestCase):
@@ -40,6 +54,36 @@ class SessionCase(unittest.TestCase):
         self.assertEqual(report["complaints"], [])
         self.assertEqual(set(report["lies"]), {"a stale read", *LIES}, "the lies that were planted to try the checks")
         return report
+
+
+class ProcessTests(SessionCase):
+    """The process of a session."""
+
+    def test_killed(self) -> None:
+        """Whatever it has started ends with it, also when it is killed."""
+        directory = str(Path(self.mktemp()).absolute())
+        command = [sys.executable, "-m", "tests.blackbox", "--episodes", "1000", "--directory", directory]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as session:
+            assert session.stdout is not None
+            session.stdout.readline()  # an episode is over, so there are nodes
+            self.assertEqual(len(processes_about(directory, "vbcast")), 3)
+            session.kill()
+            session.stdout.read()  # ends when nobody is left who could write
+        self.assertEqual(processes_about(directory), [])
+
+    def test_wrong_arguments(self) -> None:
+        """There is no session without an end."""
+        command = [sys.executable, "-m", "tests.blackbox", "--seed", "1"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANGS_S)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("say when it is enough: --minutes M or --episodes E", done.stderr)
+
+    def test_not_possible(self) -> None:
+        """On a machine without the programs it says what is missing."""
+        command = [sys.executable, "-m", "tests.blackbox", "--minutes", "1"]
+        environment = {**os.environ, "PATH": "/nowhere"}
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANGS_S, env=environment)
+        self.assertEqual((done.returncode, done.stdout), (2, "this machine cannot do it: unshare is not installed\n"))
 
 
 class AttackTests(SessionCase):
