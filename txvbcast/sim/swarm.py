@@ -85,7 +85,7 @@ class Swarm:
         except Violation:
             raise
         except AssertionError as error:
-            raise Violation(str(error)) from error
+            raise Violation(f"invariant 15: {error}") from error
 
     def _demand_progress(self) -> None:
         """Every node can do its work again, in every mode."""
@@ -99,7 +99,9 @@ class Swarm:
         self._settle("what is asked in peace is answered")
         for outcome in asked:
             if not isinstance(outcome.answer, Committed):
-                raise Violation(f"in peace node {outcome.node_id} answered a {outcome.mode.value}: {outcome.answer!r}")
+                raise Violation(
+                    f"invariant 15: in peace node {outcome.node_id} answered a {outcome.mode.value}: {outcome.answer!r}"
+                )
         for read in reads:
             if read.failed:
-                raise Violation(f"in peace a read on node {read.node_id} failed: {read.failed}")
+                raise Violation(f"invariant 15: in peace a read on node {read.node_id} failed: {read.failed}")

@@ -35,4 +35,4 @@ def all_checks() -> tuple[Watcher, ...]:
         Everywhere(facts),
         Bounds(facts),
     )
-    return (Steps(facts, checks), Agreement(), *checks, Reads(), EqualStates())
+    return (Steps(facts, checks), Agreement(), *checks, EqualStates(), Reads())

@@ -18,8 +18,8 @@ from txvbcast.wire.messages import Claim, ClaimWhy, Entry, Inactive, Message, No
 if TYPE_CHECKING:
     from txvbcast.sim.node import SimNode
 
-#: Kinds of fault that a cluster has to take without accusing anybody.
-CALM_FAULTS = frozenset({"cancelled", "moved", "punctual"})
+#: The one kind of fault that a cluster has to take without accusing anybody.
+CALM_FAULT = "punctual"
 #: A network is calm up to this delay, and this chance that a datagram is lost.
 CALM_DELAY_S = 0.005
 CALM_LOSS = 0.02
@@ -84,11 +84,10 @@ class Absences(Check):
         self._ears[to].heard_s[sender] = self.world.nodes[to].clock.seconds()
 
     def on_fault(self, what: str) -> None:
-        """A run is calm while it has seen calm faults only, and one at a time."""
+        """A run is calm while it has seen calm faults only."""
         kind = what.split(" ", 1)[0]
-        alone = all(node.driver.replica.own.state == "normal" for node in self.world.alive)
         if kind != "peace":
-            self._calm = self._calm is not False and kind in CALM_FAULTS and alone
+            self._calm = self._calm is not False and kind == CALM_FAULT
 
     # --- what a node has heard -------------------------------------------------------------------
 
@@ -168,14 +167,14 @@ class Absences(Check):
                 f"and not heard of that node"
             )
         if self._is_calm():
-            raise Violation(f"invariant 11: {entry} is ordered in a cluster that has only calm faults")
+            raise Violation(f"invariant 11: {entry} is ordered where absences are announced and short")
 
     def _on_claim(self, node: SimNode, effect: Send) -> None:
         assert isinstance(effect.message, Claim)
         if effect.message.why is ClaimWhy.SILENCE and self._has_settled() and self._is_calm():
             raise Violation(
-                f"invariant 20: node {node.node_id} claims epoch {epochs.text(effect.message.epoch)} for silence in a "
-                f"cluster that has only calm faults"
+                f"invariant 20: node {node.node_id} claims epoch {epochs.text(effect.message.epoch)} for silence where "
+                f"absences are announced and short"
             )
 
     def _has_settled(self) -> bool:

@@ -34,8 +34,11 @@ class Bounds(Check):
 def _queues(replica: Replica) -> Iterator[tuple[str, int, int]]:
     """What is queued, how many there are, and how many there may be."""
     limits, members = replica.commons.config.limits, len(replica.peers)
-    yield "clients' transactions", replica.submissions.pending, limits.pending
-    yield "flights under way", len(replica.submissions.under_way), limits.flights
+    submissions = replica.submissions
+    waiting = sum(map(len, submissions.making.values()))
+    flying = sum(len(flight.core.tickets) for flight in submissions.under_way.values())
+    yield "clients' transactions", waiting + flying, limits.pending
+    yield "flights under way", len(submissions.under_way), limits.flights
     yield "clients' reads", replica.reads.pending, limits.pending
     yield "proposals", len(replica.proposals.held), FLIGHTS_MAX * members
     yield "orders ahead of the log", len(replica.following.ahead), AHEAD_MAX

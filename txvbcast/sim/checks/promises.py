@@ -95,6 +95,8 @@ class Promises(Check):
     def _on_persist(self, node: SimNode, persist: Persist) -> None:
         view = self.facts.views[node.node_id]
         who = f"node {node.node_id}, having promised epoch {epochs.text(view.promised)},"
+        if persist.promised_epoch is not None and persist.promised_epoch < view.promised:
+            raise Violation(f"invariant 7: {who} promises epoch {epochs.text(persist.promised_epoch)}")
         if persist.log_epoch is not None:
             if persist.log_epoch < view.promised:
                 raise Violation(f"invariant 6: {who} adopts the log of epoch {epochs.text(persist.log_epoch)}")

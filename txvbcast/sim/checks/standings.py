@@ -1,4 +1,4 @@
-"""Invariants 12, 13 and 14: what a master does with the table, and what the absent will find."""
+"""Invariants 12, 13, 14 and 17: what a master does with the table, and what the absent will find."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class Standings(Check):
     def _check_ordered(self, node: SimNode, entry: Entry, standing: StandingEntry) -> None:
         """One change of the table at a time, and none before a majority has the log that the epoch began with."""
         view = self.facts.views[node.node_id]
+        self._check_vote(node, entry, standing)
         for change in view.changes:
             if change.seq > node.driver.replica.journal.committed and change.node_id != standing.node_id:
                 raise Violation(
@@ -52,6 +53,19 @@ class Standings(Check):
             raise Violation(
                 f"invariant 14: {entry} is ordered when only {sorted(holders)}, of the voters "
                 f"{sorted(view.members.voters)}, have the log with which epoch {epochs.text(view.log_epoch)} began"
+            )
+
+    def _check_vote(self, node: SimNode, entry: Entry, standing: StandingEntry) -> None:
+        """Who gets its voter flag back is normal with it, and has all that the epoch began with on its disk."""
+        view, disk = self.facts.views[node.node_id], self.facts.world.disks[standing.node_id]
+        if not standing.voter or standing.node_id in view.members.voters:
+            return
+        began = len(self.facts.offices[view.log_epoch].epochs)
+        caught_up = disk.log_epoch >= view.log_epoch and len(disk.entries) >= began
+        if standing.standing is not Standing.NORMAL or not caught_up:
+            raise Violation(
+                f"invariant 17: {entry} gives a vote to a node whose disk has {len(disk.entries)} entries of epoch "
+                f"{epochs.text(disk.log_epoch)}, epoch {epochs.text(view.log_epoch)} began with {began}"
             )
 
     def _on_apply(self, node: SimNode, apply: Apply) -> None:
