@@ -138,7 +138,8 @@ class TraceTests(unittest.SynchronousTestCase):
         self.assertEqual(times, sorted(times))
         self.assertEqual(trace.lines(5), lines[-5:])
         self.assertTrue(any("1  <- 2 Stored epoch 1.1, seq 1" in line for line in lines))
-        self.assertTrue(any("(has not arrived) " in line for line in lines))
+        self.assertEqual(trace.lines(0), [])
+        self.assertTrue(any("2  -> 1 (lost) Propose" in line for line in lines))
 
     def test_lost_and_on_its_way(self) -> None:
         """What a partition ate is lost; what is sent as the run ends may still come, also to a stopped process."""
@@ -153,6 +154,7 @@ class TraceTests(unittest.SynchronousTestCase):
         (waiting,) = (each for each in trace.passages if each.to == 3 and isinstance(each.message, m.Propose)
                       and each.received_s is None and each.sent_s > world.clock.seconds() - 0.1)  # fmt: skip
         self.assertFalse(trace.lost(waiting))
+        self.assertTrue(any("1  -> 3 (has not arrived) Propose" in line for line in trace.lines(50)))
 
     def test_copies(self) -> None:
         """A datagram that comes twice is kept twice."""

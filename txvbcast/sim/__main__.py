@@ -230,7 +230,7 @@ def report_failing(result: Result, events: int) -> None:
     """Tell of a run with a violation, as far as there is anything to tell."""
     _say(f"seed {result.seed}", options_lines(Options.draw(result.seed, result.soak)))
     click.echo(f"\nVIOLATION\n{_indented(result.violation)}")
-    if not result.lost:
+    if events and not result.lost:
         _say(f"the last {events} events", last_events(result, events))
     _say("this repeats it", [command(result)])
 

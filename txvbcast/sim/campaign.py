@@ -152,7 +152,8 @@ def _violation(swarm: Swarm) -> str:
         swarm.run()
     except Violation as violation:
         cause = violation.__cause__
-        return "\n".join([str(violation), *(traceback.format_exception(cause) if cause is not None else ())])
+        known = cause is None or str(cause) == str(violation)
+        return str(violation) if known else f"{violation}\n{''.join(traceback.format_exception(cause))}"
     except Exception:  # noqa: BLE001 - a campaign must name the seed, whatever its run came to
         return f"the run failed:\n{traceback.format_exc()}"
     return ""

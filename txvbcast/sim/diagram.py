@@ -214,7 +214,7 @@ class _Diagram:
         self.part = _Part.of(trace)
         self.violation = violation if trace.to_s >= trace.world.clock.seconds() else ""
         self.nodes = list(trace.world.nodes)
-        self.spacing = max(92.0, 132.0 - 5.0 * len(self.nodes))
+        self.spacing = max(102.0, 132.0 - 5.0 * len(self.nodes))
         self.words_x = self.x(self.nodes[-1]) + _EDGE + 6.0
         self.width = self.words_x + _TEXT_WIDTH
         self.drawing = Drawing()

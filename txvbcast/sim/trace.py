@@ -23,6 +23,8 @@ STANDINGS = ("node_normal", "node_inactive", "node_catching_up", "node_failed")
 #: So many messages, and so many other events, are kept: the latest.
 KEPT_MAX = 100_000
 
+_HEARTBEATS = (Heartbeat, HeartbeatReply)
+
 
 class Tally(Watcher):
     """Counts what happened in a run.
@@ -125,19 +127,21 @@ class Trace(Watcher):
         self._order = itertools.count()
 
     def lines(self, count: int) -> list[str]:
-        """The last ``count`` events: time, node, what."""
-        moments: list[tuple[int, float, int, str]] = [
-            (each.order, each.at_s, each.node_id, each.text) for each in self.happenings
-        ]
-        for each in self.passages:
-            arrived = each.received_s is not None
-            if not isinstance(each.message, (Heartbeat, HeartbeatReply)):
-                at_s = each.sent_s if each.received_s is None else each.received_s
-                way = f"<- {each.sender} " if arrived else f"-> {each.to} (has not arrived) "
-                moments.append(
-                    (each.order, at_s, each.to if arrived else each.sender, way + message_text(each.message))
-                )
-        return [f"{at_s:12.6f}  {node_id or '-'}  {text}" for _, at_s, node_id, text in sorted(moments)[-count:]]
+        """The last ``count`` events: time, node, what; without heartbeats."""
+        passages = (each for each in self.passages if not isinstance(each.message, _HEARTBEATS))
+        events = sorted((*self.happenings, *passages), key=lambda event: event.order)
+        return [self._line(event) for event in events[max(0, len(events) - count) :]]
+
+    def _line(self, event: Happening | Passage) -> str:
+        if isinstance(event, Happening):
+            at_s, node_id, text = event.at_s, event.node_id, event.text
+        elif event.received_s is not None:
+            at_s, node_id, text = event.received_s, event.to, f"<- {event.sender} {message_text(event.message)}"
+        else:
+            fate = "lost" if self.lost(event) else "has not arrived"
+            text = f"-> {event.to} ({fate}) {message_text(event.message)}"
+            at_s, node_id = event.sent_s, event.sender
+        return f"{at_s:12.6f}  {node_id or '-'}  {text}"
 
     # --- hooks --------------------------------------------------------------------------
 
@@ -229,7 +233,7 @@ class Trace(Watcher):
         return self.from_s <= self.world.clock.seconds() <= self.to_s
 
     def _wanted(self, message: Message) -> bool:
-        return self.heartbeats or not isinstance(message, (Heartbeat, HeartbeatReply))
+        return self.heartbeats or not isinstance(message, _HEARTBEATS)
 
     def _happen(self, node_id: int, kind: str, text: str, about: int = 0, label: str = "") -> None:
         if self._open:
