@@ -12,6 +12,7 @@ from txvbcast.core.catchup import WINDOW_ENTRIES, Server
 from txvbcast.core.effects import Effect, Persist, Prepare, ReadLog, Send
 from txvbcast.core.inputs import Persisted, Received, Restored, StoredState
 from txvbcast.core.replica import Replica
+from txvbcast.core.table import digest
 from txvbcast.wire.messages import (
     Claim,
     ClaimWhy,
@@ -22,12 +23,15 @@ from txvbcast.wire.messages import (
     Flight,
     FlightId,
     Grant,
+    Heartbeat,
     Message,
     Mode,
     Order,
     Propose,
     Refuse,
     Run,
+    Standing,
+    StandingEntry,
     Start,
     Stored,
 )
@@ -153,6 +157,30 @@ class FollowerTests(unittest.SynchronousTestCase):
         journal = self.replica.journal
         self.assertEqual((journal.tail, journal.log_epoch, journal.stored), (3, start.epoch, 3))
         self.assertEqual([journal.epoch_at(seq) for seq in (1, 2, 3)], [FIRST, SECOND - 1, SECOND - 1])
+
+    def heartbeat(self, epoch: int, beat: int, ordered: int, standing: Standing) -> Heartbeat:
+        """A master's, in whose log this node has that standing."""
+        table = digest(self.replica.journal.committed_table)
+        return Heartbeat(epoch, beat, ordered, 0, ordered, standing, 1, 0, table)
+
+    def test_normal_although_an_entry_was_dropped(self) -> None:
+        """A node that was told that it catches up, by a log that is dropped then, is normal as the next log says.
+
+        Found by random runs: it waited for an entry that no log had any more.
+        """
+        self.receive(1, Start(FIRST, 0, (), 0))
+        for seq, standing in ((1, Standing.CATCHING_UP), (2, Standing.NORMAL)):
+            told = StandingEntry(2, standing, True, 1, 0)
+            self.receive(1, Order(FIRST, seq, seq, 0, standing=told))
+        self.assertEqual(self.replica.own.state, "normal")
+        self.replica.own.machine.woke()
+        self.receive(1, self.heartbeat(FIRST, 1, 2, Standing.CATCHING_UP))
+        self.assertEqual(self.replica.own.state, "catching_up")
+        self.receive(3, Start(SECOND, 0, (Run(1, FIRST),), 2))
+        self.receive(3, self.heartbeat(SECOND, 1, 3, Standing.NORMAL))
+        self.assertEqual(self.replica.own.state, "catching_up")  # an entry that is not here yet may be about it
+        self.receive(3, self.heartbeat(SECOND, 2, 2, Standing.NORMAL))
+        self.assertEqual(self.replica.own.state, "normal")
 
     def test_stored_only_after_the_disk(self) -> None:
         """Neither the adoption nor an entry is acknowledged before it is durable."""

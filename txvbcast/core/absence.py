@@ -239,8 +239,8 @@ class Absence:
             self._answer(heartbeat)
         elif heartbeat.standing is Standing.CATCHING_UP and self.own.state == "returning":
             self.own.machine.told_catching_up()
-        elif heartbeat.standing is Standing.NORMAL and self.own.state == "returning":
-            self.check_told_normal()
+        elif heartbeat.standing is Standing.NORMAL:
+            self.check_told_normal(heartbeat.ordered)
 
     def _answer(self, heartbeat: Heartbeat) -> None:
         """Once a beat: the master answers RESUMED with a heartbeat, and the two would go round without end."""
@@ -248,9 +248,18 @@ class Absence:
             self._answered = (heartbeat.epoch, heartbeat.beat)
             self.commons.send(self.following.master, self._resumed())
 
-    def check_told_normal(self) -> None:
-        """Normal again without an entry: the table, as applied here, never said otherwise."""
-        member = self.journal.applied_table[self.commons.me]
+    def check_told_normal(self, ordered: int) -> None:
+        """Normal again without an entry: the log never said otherwise, or what did was dropped with its epoch.
+
+        :param ordered: how far the master's log goes, by which this node is normal.
+        """
+        journal = self.journal
+        member = journal.applied_table[self.commons.me]
+        if self.own.state not in ("returning", "catching_up"):
+            return
+        known = self.following.adopted and journal.tail >= ordered
+        if not known or journal.table[self.commons.me] != member:
+            return  # what is still to be fetched or applied may speak of this node
         if member.standing is Standing.NORMAL and member.absence >= self._key:
             self.commons.reach(Mark.NORMAL_AGAIN_WITHOUT_ENTRY)
             self.own.machine.told_normal()

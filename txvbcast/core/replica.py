@@ -609,8 +609,7 @@ class Replica:
         if office is None or not office.opened or office.paused:
             return
         self.roster.reconcile(office)
-        if self.own.state in ("returning", "catching_up"):
-            self.absence.check_told_normal()
+        self.absence.check_told_normal(self.journal.tail)
 
     # --- heartbeats --------------------------------------------------------------------
 
