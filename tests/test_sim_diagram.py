@@ -361,10 +361,10 @@ class DiagramTests(unittest.SynchronousTestCase):
         self.assertEqual([at_s for at_s, _ in moments], sorted(rows))
         self.assertTrue(all(scale.y(at_s) == y for at_s, y in moments))
         for (before_s, above), (after_s, below) in pairwise(moments):
-            self.assertGreaterEqual(below - above, 4.0)
+            self.assertGreaterEqual(below - above, 4.0 - 0.01)
             self.assertLessEqual(above, scale.y((before_s + after_s) / 2))
             if rows[after_s]:
-                self.assertGreaterEqual(below - above, 14.0 * rows[before_s])
+                self.assertGreaterEqual(below - above, 14.0 * rows[before_s] - 0.01)
         self.assertEqual(scale.y(-1.0), moments[0][1])
         self.assertEqual(scale.y(101.0), scale.bottom)
         self.assertGreater(scale.bottom, moments[-1][1])

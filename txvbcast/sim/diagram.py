@@ -487,6 +487,10 @@ def _definitions() -> str:
     )
 
 
+#: Draws a sample at the left end of a line of text.
+_Show = Callable[[float, float], None]
+
+
 class _Legend:
     """What shapes and colours mean, in as many lines as it takes."""
 
@@ -496,56 +500,67 @@ class _Legend:
 
     def draw(self, y: float, families: set[str]) -> float:
         """All of it; its lower end."""
-        line, rect, circle = self._drawing.line, self._drawing.rect, self._drawing.circle
-        lanes: list[tuple[str, Callable[[float, float], None]]] = [
-            (state.replace("_", " "), lambda x, y, colour=colour: rect("lane", x + 4, y - 9, 12, 12, fill=colour))
-            for state, colour in OWN.items()
-        ]
-        lanes += [
-            ("stopped", lambda x, y: rect("stopped", x, y - 9, 20, 12)),
-            ("does not run", lambda x, y: line("dead", (x, y - 3, x + 20, y - 3))),
-        ]
-        offices: list[tuple[str, Callable[[float, float], None]]] = [
-            (role.replace("_", " "), lambda x, y, colour=colour: rect("office", x, y - 9, 20, 12, fill=colour))
-            for role, colour in OFFICES.items()
-        ]
-        offices += [
-            ("epoch followed", lambda x, y: rect("stripe", x + 8, y - 9, 3, 12, fill=EPOCHS[0])),
-            ("nodes cut off from each other", lambda x, y: rect("cut", x, y - 9, 20, 12)),
-        ]
-        ways: list[tuple[str, Callable[[float, float], None]]] = [
-            (name, lambda x, y, name=name: line(f"way link f-{name}", (x, y - 3, x + 20, y - 3), arrow=f"a-{name}"))
-            for name in FAMILIES
-            if name in families
-        ]
-        ways += [("datagram", lambda x, y: line("way datagram f-heartbeats", (x, y - 3, x + 20, y - 3)))]
-        marks: list[tuple[str, Callable[[float, float], None]]] = [
-            ("lost", self._cross),
-            ("applies an entry (its seq)", lambda x, y: circle("applied", x + 10, y - 3, 2.4)),
-            ("a client hands in", lambda x, y: self._triangle("submitted", x + 6, y, 1)),
-            ("hears committed", lambda x, y: self._triangle("committed", x + 14, y, -1)),
-            ("hears aborted, or not at all begun", lambda x, y: self._triangle("refused", x + 14, y, -1)),
-            ("hears that the outcome is unknown", lambda x, y: self._triangle("unknown", x + 14, y, -1)),
-            ("a read is answered", lambda x, y: self._triangle("read", x + 14, y, -1)),
-        ]
-        for items in (lanes, offices, ways, marks):
+        for items in (self._lanes(), self._offices(), self._ways(families), self._marks()):
             y = self._row(y, items)
         return y
 
-    def _row(self, y: float, items: Sequence[tuple[str, Callable[[float, float], None]]]) -> float:
+    def _lanes(self) -> list[tuple[str, _Show]]:
+        return [
+            *((state.replace("_", " "), self._box("lane", 4.0, 12.0, colour)) for state, colour in OWN.items()),
+            ("stopped", self._box("stopped", 0.0, 20.0)),
+            ("does not run", self._line("dead")),
+        ]
+
+    def _offices(self) -> list[tuple[str, _Show]]:
+        return [
+            *((role.replace("_", " "), self._box("office", 0.0, 20.0, colour)) for role, colour in OFFICES.items()),
+            ("epoch followed", self._box("stripe", 8.0, 3.0, EPOCHS[0])),
+            ("nodes cut off from each other", self._box("cut", 0.0, 20.0)),
+        ]
+
+    def _ways(self, families: set[str]) -> list[tuple[str, _Show]]:
+        return [
+            *((name, self._line(f"way link f-{name}", f"a-{name}")) for name in FAMILIES if name in families),
+            ("datagram", self._line("way datagram f-heartbeats")),
+        ]
+
+    def _marks(self) -> list[tuple[str, _Show]]:
+        return [
+            ("lost", self._cross),
+            ("applies an entry (its seq)", self._dot),
+            ("a client hands in", self._triangle("submitted", 1)),
+            ("hears committed", self._triangle("committed", -1)),
+            ("hears aborted, or not at all begun", self._triangle("refused", -1)),
+            ("hears that the outcome is unknown", self._triangle("unknown", -1)),
+            ("a read is answered", self._triangle("read", -1)),
+        ]
+
+    def _row(self, y: float, items: Sequence[tuple[str, _Show]]) -> float:
         x = 16.0
         for text, show in items:
             width = 28.0 + width_of(text, 10.5) + 14.0
             if x + width > self._right:
                 x, y = 16.0, y + 17.0
-            show(x, y + 10.0)
+            show(x, y + 7.0)
             self._drawing.text("legend", x + 27.0, y + 10.5, text)
             x += width
         return y + 17.0
 
-    def _cross(self, x: float, y: float) -> None:
-        self._drawing.path("cross f-log", [(x + 6.5, y - 6.5), (x + 13.5, y + 0.5)])
-        self._drawing.path("cross f-log", [(x + 6.5, y + 0.5), (x + 13.5, y - 6.5)])
+    def _box(self, name: str, left: float, width: float, fill: str = "") -> _Show:
+        return lambda x, y: self._drawing.rect(name, x + left, y - 6.0, width, 12.0, fill=fill)
 
-    def _triangle(self, name: str, x: float, y: float, way: int) -> None:
-        self._drawing.path(name, [(x, y - 6.5), (x + 7.0 * way, y - 3.0), (x, y + 0.5)], closed=True)
+    def _line(self, name: str, arrow: str = "") -> _Show:
+        return lambda x, y: self._drawing.line(name, (x, y, x + 20.0, y), arrow=arrow)
+
+    def _triangle(self, name: str, way: int) -> _Show:
+        left, right = (6.5, 13.5) if way > 0 else (13.5, 6.5)
+        return lambda x, y: self._drawing.path(
+            name, [(x + left, y - 3.5), (x + right, y), (x + left, y + 3.5)], closed=True
+        )
+
+    def _dot(self, x: float, y: float) -> None:
+        self._drawing.circle("applied", x + 10.0, y, 2.4)
+
+    def _cross(self, x: float, y: float) -> None:
+        for way in (-3.5, 3.5):
+            self._drawing.path("cross f-log", [(x + 10.0 - way, y - 3.5), (x + 10.0 + way, y + 3.5)])

@@ -129,7 +129,8 @@ class Trace(Watcher):
     def lines(self, count: int) -> list[str]:
         """The last ``count`` events: time, node, what; without heartbeats."""
         passages = (each for each in self.passages if not isinstance(each.message, _HEARTBEATS))
-        events = sorted((*self.happenings, *passages), key=lambda event: event.order)
+        events: list[Happening | Passage] = [*self.happenings, *passages]
+        events.sort(key=lambda event: event.order)
         return [self._line(event) for event in events[max(0, len(events) - count) :]]
 
     def _line(self, event: Happening | Passage) -> str:
