@@ -360,7 +360,7 @@ class Locals:
         kept: dict[int, None] = {}
         prompt: dict[int, None] = {}
         for to, message in sends:
-            if self.settled and type(message) in self.scope.lost:
+            if self.settled and (type(message) in self.scope.lost or (sender, to) in self.scope.cut):
                 continue
             arrives_at_once = self.settled and type(message) in self.scope.prompt
             (prompt if arrives_at_once else kept)[self.packet(Packet(sender, to, message))] = None

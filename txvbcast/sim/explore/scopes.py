@@ -28,6 +28,8 @@ BUDGETS = ("submits", "claims", "silences", "beats", "crashes", "freezes", "leav
 PROMPT: frozenset[type[messages.Message]] = frozenset({messages.Probe, messages.ProbeReply, messages.Propose})
 #: The same, and a part of the log comes as soon as it is asked for.
 PROMPT_LOG = PROMPT | {messages.Fetch, messages.Entries, messages.FetchRefused, messages.WantStart}
+#: The same, and claims reach everyone at once, and so do the answers.
+PROMPT_CLAIMS = PROMPT_LOG | {messages.Claim, messages.Grant}
 #: Signs of life and hints, which other messages repeat.
 LOST: frozenset[type[messages.Message]] = frozenset(
     {messages.Heartbeat, messages.HeartbeatReply, messages.Suspect, messages.Refuse}
@@ -68,6 +70,7 @@ class Scope:
     :ivar moves_to: whom an operator may want for master.
     :ivar prompt: messages of these types arrive at once, as part of the step that sends them.
     :ivar lost: messages of these types never arrive.
+    :ivar cut: (from, to) between which no message arrives.
     """
 
     name: str
@@ -86,6 +89,7 @@ class Scope:
     handback: bool = False
     prompt: frozenset[type[messages.Message]] = PROMPT
     lost: frozenset[type[messages.Message]] = LOST
+    cut: frozenset[tuple[int, int]] = frozenset()
 
     @property
     def node_ids(self) -> tuple[int, ...]:
@@ -186,6 +190,18 @@ SCOPES: Mapping[str, Scope] = _named(
         last_man_standing=True,
         prompt=PROMPT_LOG,
         lost=LOST | {messages.Committed},
+    ),
+    Scope(
+        "parted",
+        "four nodes, 4 hears all but 1 hears neither 2 nor 3, silent members lose their votes, two changes of master",
+        nodes=4,
+        submissions=(Submission(2, b"a"),),
+        budgets={"submits": 1, "silences": 2, "claims": 2},
+        claiming=(1, 2),
+        silent=(1, 2),
+        last_man_standing=True,
+        prompt=PROMPT_CLAIMS,
+        cut=frozenset({(1, 2), (2, 1), (1, 3), (3, 1)}),
     ),
     Scope(
         "voted",

@@ -19,6 +19,7 @@ from functools import partial
 
 import attrs
 
+from txvbcast.core import epochs
 from txvbcast.sim.checks import Violation
 from txvbcast.sim.explore.judge import Judge, Past
 from txvbcast.sim.explore.nodes import Event, Local, Locals, Outcome, Packet
@@ -36,6 +37,8 @@ _SHIFTS = {name: place * _BITS for place, name in enumerate(BUDGETS)}
 _MASK = (1 << _BITS) - 1
 #: States are expanded in rows of this many; between them the bounds are looked at.
 _LOOK_EVERY = 256
+#: A claim takes at most so many timeouts of the candidate: it leaves its office, gives up a probe, probes.
+_PATIENCE_MAX = 3
 #: Settling takes a few dozen actions; more means that it does not settle.
 _SETTLE_MAX = 2000
 
@@ -243,18 +246,25 @@ class Search:
     def _claim(self, state: State, node_id: int) -> State:
         """A node and those that it needs for that lose patience with the master, and it claims."""
         before, told = state, len(self._telling or ())
-        for witness in (*(peer for peer in self.scope.node_ids if peer != node_id), node_id, node_id, node_id):
+        claimed = self._claimed(state, node_id)
+        others = tuple(peer for peer in self.scope.node_ids if peer != node_id)
+        for witness in (*others, *[node_id] * _PATIENCE_MAX):
             facts = self.locals.states[state[witness - 1]].facts
             if facts is not None and not (witness != node_id and (facts.office or facts.role == "probing")):
-                state = self._act(
-                    state, witness, ("silence", *(peer for peer in self.scope.node_ids if peer != witness))
-                )
-            mine = self.locals.states[state[node_id - 1]].facts
-            if mine is not None and mine.role == "claiming":
+                silent = (peer for peer in self.scope.node_ids if peer != witness)
+                state = self._act(state, witness, ("silence", *silent))
+            if self._claimed(state, node_id) != claimed:
                 return state
         if self._telling is not None:
             del self._telling[told:]
         return before
+
+    def _claimed(self, state: State, node_id: int) -> int:
+        """The highest epoch that a node has claimed and still holds to."""
+        facts = self.locals.states[state[node_id - 1]].facts
+        if facts is None or epochs.master_of(facts.promised) != node_id:
+            return 0
+        return facts.promised
 
     def _told(self, node_id: int, event: Event | int) -> Happening:
         if isinstance(event, int):
