@@ -92,7 +92,9 @@ class Votes(Check):
             self._ballots.pop(apply.entry.flight.id, None)
 
     def _check_accepted(self, entry: Entry, flight: Flight) -> None:
-        ballot = self._ballots[flight.id]
+        ballot = self._ballots.get(flight.id)
+        if ballot is None:
+            return  # performed already: this master does not know yet that it is one no longer
         silent = ballot.needed - ballot.refused.keys()
         if silent:
             raise Violation(f"invariant 8: {flight.id} is in the log at {entry.seq} without a vote of {sorted(silent)}")
