@@ -8,7 +8,7 @@ from txvbcast.driver import Change
 from txvbcast.sim.network import Conditions
 from txvbcast.sim.watch import Watcher
 from txvbcast.sim.world import World
-from txvbcast.wire.messages import Inactive, Message, Resumed
+from txvbcast.wire.messages import Inactive, Message, Resumed, Standing, StandingEntry
 
 
 def settled(seed: int, nodes: int) -> World:
@@ -81,3 +81,21 @@ class FoundTests(unittest.SynchronousTestCase):
         # One at the end of the change; then, for as long as the master cannot order it, one each heartbeat of
         # its own and one for each of the master's.
         self.assertLessEqual(resumes.count, 1 + 2 * 6)
+
+    def test_vote_given_back_by_a_stale_look(self) -> None:
+        """The flag that one member's leave takes from another is not given back by the other's return in one look."""
+        world = settled(11, 5)
+        for node_id in (5, 4):
+            world.nodes[node_id].driver.begin_change("migrate_out", 20.0)
+            world.run(0.2)
+        master = world.nodes[1].driver
+        office = master.replica.office
+        assert office is not None
+        office.order_standing(StandingEntry(2, Standing.NORMAL, True, 1, 0))  # what comes now has to wait for it
+        master.received(3, Inactive(3, 1, 1, 1, "custom", 9000, 0, 0, "self"))
+        master.received(5, Resumed(5, 1, 1, 0, 0, 0))
+        world.run(0.05)
+        told = [entry.standing for entry in world.logs()[1] if entry.standing and entry.standing.node_id == 5]
+        taken = next(place for place, entry in enumerate(told) if not entry.voter)
+        back = next(place for place, entry in enumerate(told) if place > taken and entry.voter)
+        self.assertIs(told[back].standing, Standing.NORMAL)

@@ -69,7 +69,8 @@ class Roster:
 
     def reconcile(self, office: Office) -> None:
         """Order what the table lacks, as far as the rules allow it now."""
-        for member in self.journal.table.members:
+        for node_id in sorted(self.peers):
+            member = self.journal.table[node_id]  # as the entries of this very round have left it
             about = {entry.standing.node_id for entry in self.journal.open_standings if entry.standing}
             wanted = self._wanted(member, office)
             if wanted is None or about - {wanted.node_id}:
