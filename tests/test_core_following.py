@@ -9,8 +9,9 @@ from tests.core_samples import E1_1, commons, effects, entry, journal
 from txvbcast.config import Address, MemberConfig, ProtocolConfig
 from txvbcast.core import epochs
 from txvbcast.core.catchup import WINDOW_ENTRIES, Server
+from txvbcast.core.commons import TICK
 from txvbcast.core.effects import Effect, Persist, Prepare, ReadLog, Send
-from txvbcast.core.inputs import Persisted, Received, Restored, StoredState
+from txvbcast.core.inputs import Persisted, Received, Restored, StoredState, TimerFired
 from txvbcast.core.replica import Replica
 from txvbcast.core.table import digest
 from txvbcast.wire.messages import (
@@ -24,9 +25,12 @@ from txvbcast.wire.messages import (
     FlightId,
     Grant,
     Heartbeat,
+    Inactive,
     Message,
     Mode,
     Order,
+    Probe,
+    ProbeReply,
     Propose,
     Refuse,
     Run,
@@ -122,7 +126,7 @@ class FollowerTests(unittest.SynchronousTestCase):
         """After a grant to another candidate nothing of the old epoch is appended, not even what waited."""
         self.receive(1, Start(FIRST, 0, (), 0))
         self.receive(1, self.order(1, 1))  # its payload is not here yet
-        grants = self.sent(self.receive(3, Claim(SECOND, ClaimWhy.INACTIVE, FIRST)), Grant)
+        grants = self.sent(self.receive(3, Claim(SECOND, ClaimWhy.HANDOVER, FIRST)), Grant)
         self.assertEqual([(grant.epoch, grant.stored) for grant in grants if isinstance(grant, Grant)], [(SECOND, 0)])
         self.receive(1, Propose(self.flight(1)))
         self.assertEqual(self.replica.journal.tail, 0)
@@ -162,6 +166,24 @@ class FollowerTests(unittest.SynchronousTestCase):
         """A master's, in whose log this node has that standing."""
         table = digest(self.replica.journal.committed_table)
         return Heartbeat(epoch, beat, ordered, 0, ordered, standing, 1, 0, table)
+
+    def test_asks_before_it_succeeds_an_absent_master(self) -> None:
+        """What it knows of the master's absence may be old: it promises nothing before a quorum agrees.
+
+        Found by random runs: a node whose log lagged took every new master for absent, and deposed each in turn.
+        """
+        self.receive(1, Start(FIRST, 0, (), 0))
+        self.receive(1, Inactive(1, 1, 1, 1, "custom", 9000, FIRST, 0, "self"))
+        asked: list[Message] = []
+        for tick in range(1, 12):
+            asked += self.sent(self.replica.step(0.05 * tick, TimerFired(TICK)), Probe)
+        self.assertEqual((self.replica.mastership.core.role, self.replica.journal.promised), ("probing", FIRST))
+        nonce = next(message.nonce for message in asked if isinstance(message, Probe))
+        self.now_s = 0.6
+        self.receive(3, ProbeReply(FIRST, nonce, lost=False))
+        self.assertEqual((self.replica.mastership.core.role, self.replica.journal.promised), ("probing", FIRST))
+        self.receive(3, ProbeReply(FIRST, nonce, lost=True))
+        self.assertEqual(self.replica.mastership.core.role, "claiming")
 
     def test_normal_although_an_entry_was_dropped(self) -> None:
         """A node that was told that it catches up, by a log that is dropped then, is normal as the next log says.

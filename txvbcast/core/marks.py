@@ -86,7 +86,7 @@ class Mark(Enum):
     PROBE_COMES_TO_NOTHING = "A node that has lost the master finds no quorum that has."
     MASTER_SHOWS_IT_HOLDS_NO_OFFICE = "The node that was followed as master probes, or was started anew."
     NO_MASTER_AFTER_OWN_OFFICE = "A node that has left its office hears of no other master."
-    CLAIMED_FOR_MASTERS_INACTIVE = "A node claims because the master itself has announced its absence."
+    PROBED_FOR_MASTERS_INACTIVE = "A node looks for a quorum because the master itself has announced its absence."
     CLAIM_OVER_NEW_LINK = "A claim under way is repeated over a new link."
     CLAIM_BELOW_PROMISE = "A claim is refused because a higher epoch is promised."
     CLAIM_REFUSED_FOR_LIVE_MASTER = "A claim is refused because the master is heard."

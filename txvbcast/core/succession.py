@@ -108,12 +108,16 @@ class Succession:
             # Its HANDOFF may still be on its way: a heartbeat of patience.
             quiet_s = now_s - max(self.peers[master].core.since_s, core.quiet_since_s)
             if quiet_s > stagger_s + self.commons.config.heartbeat.interval_s:
-                self.commons.reach(Mark.CLAIMED_FOR_MASTERS_INACTIVE)
-                self.mastership.machine.claim(ClaimWhy.INACTIVE, self.following.epoch, None)
+                self.commons.reach(Mark.PROBED_FOR_MASTERS_INACTIVE)
+                self._suspect(f"node {master}, the master, has announced its absence")
             return
         if now_s - max(self.master_heard_s, core.quiet_since_s) > self.liveness.timeout_s + stagger_s:
-            self.mastership.machine.suspect(self._why_suspect())
-            self._check_probe()
+            self._suspect(self._why_suspect())
+
+    def _suspect(self, reason: str) -> None:
+        """Ask the others first: what this node believes may be old, and a claim deposes whoever is master."""
+        self.mastership.machine.suspect(reason)
+        self._check_probe()
 
     def _why_suspect(self) -> str:
         if self.following.epoch == 0:
@@ -154,16 +158,17 @@ class Succession:
             self.commons.reach(Mark.CLAIM_BELOW_PROMISE)
             self.commons.send(peer, Refuse(claim.epoch, journal.promised, "a higher epoch is promised"))
             return
-        excused = claim.why is not ClaimWhy.SILENCE and claim.of_epoch >= self.following.epoch
+        handover = claim.why is ClaimWhy.HANDOVER and claim.of_epoch >= self.following.epoch
         if claim.epoch > journal.promised:
-            if self.hears_master() and not excused:
+            if self.hears_master() and not handover:
                 self.commons.reach(Mark.CLAIM_REFUSED_FOR_LIVE_MASTER)
                 reason = f"the master, node {self.following.master or self.commons.me}, is heard"
                 self.commons.send(peer, Refuse(claim.epoch, journal.promised, reason))
                 return
-            if excused:
-                handover = claim.why is ClaimWhy.HANDOVER
-                self.commons.reach(Mark.GRANTED_FOR_HANDOVER if handover else Mark.GRANTED_FOR_MASTERS_INACTIVE)
+            if handover:
+                self.commons.reach(Mark.GRANTED_FOR_HANDOVER)
+            elif self._is_leaving(self.following.master or peer):
+                self.commons.reach(Mark.GRANTED_FOR_MASTERS_INACTIVE)
             if self.mastership.office is not None:
                 self.commons.reach(Mark.MASTER_GRANTS_CLAIM)
             if self.mastership.core.role == "claiming":

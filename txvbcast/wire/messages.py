@@ -42,7 +42,6 @@ class ClaimWhy(enum.Enum):
     """Why a candidate claims an epoch."""
 
     SILENCE = "silence"
-    INACTIVE = "inactive"
     HANDOVER = "handover"
 
 
