@@ -114,34 +114,37 @@ class Depose(Disturbance):
 
 @attrs.define(eq=False)
 class FreezeAnnounced(Disturbance):
-    """A node says that it will be away for ``expected_ms``, stands still, and says that it is back."""
+    """Some nodes, one after the other, say that they will be away for ``expected_ms`` and stand still; then they say
+    that they are back."""
 
     nodes: tuple[int, ...]
     expected_ms: int
-    _change_id: int = attrs.field(default=0, init=False, repr=False)
+    _change_ids: dict[int, int] = attrs.field(factory=dict, init=False, repr=False)
 
     @classmethod
     def draw(cls, chance: random.Random, node_ids: Sequence[int]) -> Self:
-        """Any node; its estimate may be too short."""
-        return cls((chance.choice(node_ids),), chance.choice((100, 3000, 3000)))
+        """One node or all but one, or something between; the estimate may be too short."""
+        count = chance.choice((1, 1, chance.randint(1, len(node_ids) - 1)))
+        return cls(tuple(chance.sample(list(node_ids), count)), chance.choice((100, 3000, 3000)))
 
     def begin(self, lab: Lab) -> None:
         """Announce; whatever the answer is, the change happens: not everything can be held up."""
-        node = lab[self.nodes[0]]
-        lab.wait_serving(node.node_id)
         body = {"kind": "freeze", "expected_ms": self.expected_ms}
-        self._change_id = node.api.send("POST", "/v1/inactive", body=body, wait_s=5.0).field("change_id", int)
-        node.freeze()
+        for k in self.nodes:
+            lab.wait_serving(k)
+            answer = lab[k].api.send("POST", "/v1/inactive", body=body, wait_s=5.0)
+            self._change_ids[k] = answer.field("change_id", int)
+            lab[k].freeze()
 
     def heal(self, lab: Lab) -> None:
-        """Thaw, and say so; if the node has noticed that its time is over, it has ended the absence by itself."""
-        node = lab[self.nodes[0]]
-        node.thaw()
-        try:
-            node.api.send("DELETE", f"/v1/inactive/{self._change_id}")
-        except Failed as failed:
-            if failed.kind != "not-found":
-                raise
+        """Thaw, and say so; a node that has noticed that its time is over has ended the absence by itself."""
+        for k in self.nodes:
+            lab[k].thaw()
+            try:
+                lab[k].api.send("DELETE", f"/v1/inactive/{self._change_ids[k]}")
+            except Failed as failed:
+                if failed.kind != "not-found":
+                    raise
 
 
 @attrs.define(eq=False)
