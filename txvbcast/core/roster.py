@@ -164,18 +164,12 @@ class Roster:
         return max((back.incarnation, back.change_id), member.absence)
 
     def _wanted_failed(self, member: Member) -> StandingEntry | None:
-        if member.standing is Standing.FAILED:
+        if member.standing is Standing.FAILED or not self._is_silent(member):
             return None
-        peer = self.peers[member.node_id].core
-        if member.standing is Standing.INACTIVE and peer.deadline_s is not None:
-            if self.commons.now_s < peer.deadline_s:
-                return None
+        overdue = member.standing is Standing.INACTIVE and self.peers[member.node_id].core.deadline_s is not None
+        reason = "its announced absence is overdue" if overdue else "it is silent"
+        if overdue:
             self.commons.reach(Mark.ABSENCE_OVERDUE)
-            reason = "its announced absence is overdue"
-        elif self._is_silent(member):
-            reason = "it is silent"
-        else:
-            return None
         last_man = self.commons.config.quorum.last_man_standing and member.voter
         if last_man:
             self.commons.reach(Mark.VOTE_TAKEN_FOR_LAST_MAN)
