@@ -17,6 +17,7 @@ setup(
         "txvbcast.net",
         "txvbcast.sim",
         "txvbcast.sim.checks",
+        "txvbcast.sim.explore",
         "txvbcast.store",
         "txvbcast.wire",
         "twisted.plugins",
