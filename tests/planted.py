@@ -147,7 +147,7 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, kept)
 
 
-@planted(6, ground="strife")
+@planted(6, 1, ground="strife")
 def order_below_promise_accepted() -> Iterator[None]:
     """A node takes ORDER and COMMITTED of an epoch below the one that it has promised."""
 
@@ -170,7 +170,7 @@ def order_below_promise_accepted() -> Iterator[None]:
         yield
 
 
-@planted(6, ground="strife")
+@planted(6, 7, ground="strife")
 def start_below_promise_accepted() -> Iterator[None]:
     """A node adopts the log of an epoch below the one that it has promised."""
 
@@ -221,7 +221,7 @@ def candidate_keeps_own_log() -> Iterator[None]:
         yield
 
 
-@planted(9, ground="absences")
+@planted(9, 1, 0, ground="absences")
 def ordering_after_handoff() -> Iterator[None]:
     """A master that has handed over keeps ordering."""
     order = Replica._order
@@ -270,7 +270,7 @@ def committed_believed_under_another_log() -> Iterator[None]:
         yield
 
 
-@planted(1, ground="strife")
+@planted(1, 9, ground="strife")
 def two_grants_in_one_epoch() -> Iterator[None]:
     """Epochs are compared by their number alone, so two candidates of the same number are both granted it."""
     on_claim = Succession.on_claim
@@ -401,7 +401,7 @@ def everywhere_is_committed() -> Iterator[None]:
         yield
 
 
-@planted(2, ground="quiet")
+@planted(2, 0, ground="quiet")
 def entry_skipped() -> Iterator[None]:
     """A node that learns of several commits at once performs only the last of them."""
     take = Journal.take_applicable
@@ -434,7 +434,7 @@ def half_is_a_majority() -> Iterator[None]:
         yield
 
 
-@planted(14, ground="strife")
+@planted(14, 9, ground="strife")
 def heartbeat_replies_counted_whatever_their_log() -> Iterator[None]:
     """The watermark of a heartbeat's reply counts, of whichever epoch's log it speaks."""
     on_reply = Replica._on_heartbeat_reply
@@ -458,7 +458,7 @@ def ordered_is_committed() -> Iterator[None]:
         yield
 
 
-@planted(7, ground="strife")
+@planted(7, 15, ground="strife")
 def committed_falls() -> Iterator[None]:
     """The latest word on what is committed is taken, also if it is an old one."""
 
@@ -471,7 +471,7 @@ def committed_falls() -> Iterator[None]:
         yield
 
 
-@planted(0, 9, ground="absences and strife of four")
+@planted(1, 0, 9, ground="absences and strife of four")
 def dropped_tail_keeps_its_table() -> Iterator[None]:
     """A standing that goes with a dropped tail goes on to count."""
     truncate = Journal._truncate
@@ -512,7 +512,7 @@ def incarnation_not_raised() -> Iterator[None]:
         yield
 
 
-@planted(17, ground="crashes")
+@planted(17, 9, 7, ground="crashes")
 def lost_disk_goes_on_as_the_same() -> Iterator[None]:
     """A store that finds nothing begins anew under the name of the old one."""
     crash = MemoryStore.crash
@@ -527,7 +527,7 @@ def lost_disk_goes_on_as_the_same() -> Iterator[None]:
         yield
 
 
-@planted(13, ground="absences of five")
+@planted(13, 1, 15, ground="absences of five")
 def payloads_forgotten_once_applied() -> Iterator[None]:
     """Only the first node keeps the payloads of what is committed, for those who are away."""
     write = Disk.write
@@ -763,9 +763,9 @@ def announcement_does_not_extend_timeout() -> Iterator[None]:
 
 
 @planted(11, ground="punctual")
-def one_missed_heartbeat_is_failure() -> Iterator[None]:
-    """A member is failed after a heartbeat's silence."""
-    with replaced(Liveness, "timeout_s", property(lambda self: self.heartbeat.interval_s)):
+def half_a_heartbeat_is_failure() -> Iterator[None]:
+    """A member is failed if it is silent for half of the time between two heartbeats."""
+    with replaced(Liveness, "timeout_s", property(lambda self: self.heartbeat.interval_s / 2)):
         yield
 
 
