@@ -27,6 +27,8 @@ _LONGEST_S: Final = 2.5
 #: The parts of the episodes with two disturbances at a time, and of those after which there is no rest.
 _DOUBLED: Final = 0.35
 _RESTLESS: Final = 0.4
+#: How often a second disturbance is drawn until it fits the first.
+_TRIES: Final = 10
 
 
 @attrs.frozen
@@ -70,8 +72,9 @@ def episodes(seed: int, node_ids: Sequence[int], kinds: Sequence[type[Disturbanc
 def _beside(
     first: Disturbance, chance: random.Random, node_ids: Sequence[int], kinds: Sequence[type[Disturbance]]
 ) -> Disturbance | None:
-    """Another disturbance that may be under way at the same time, if the first one drawn is such a one."""
-    second = chance.choice(list(kinds)).draw(chance, node_ids)
-    if first.alone or second.alone or set(first.nodes) & set(second.nodes):
-        return None
-    return second
+    """Another disturbance, of other nodes, that may be under way at the same time; None if that is hard to find."""
+    for _ in range(_TRIES):
+        second = chance.choice(list(kinds)).draw(chance, node_ids)
+        if not (first.alone or second.alone or set(first.nodes) & set(second.nodes)):
+            return second
+    return None
