@@ -75,6 +75,8 @@ class Recorder:
 
     def commit(self, tx: Tx) -> bytes:
         """Perform."""
+        if (tx.flight, tx.index) in self.released:
+            self.wrong(f"commit {tx}, which it was told to abort")
         self.prepared.pop((tx.flight, tx.index), None)
         self.voting.discard((tx.flight, tx.index))
         self.performed.append((tx.seq, tx.payload))
