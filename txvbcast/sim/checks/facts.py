@@ -118,6 +118,7 @@ class Facts:
     :ivar world: from the first life of a node on.
     :ivar step: counts the steps of all replicas.
     :ivar log: what was performed, by whoever was first; members: as it has them.
+    :ivar committed_in: the log epoch of whoever performed each entry first.
     :ivar views: the log of each node; offices: by epoch.
     """
 
@@ -127,6 +128,7 @@ class Facts:
     def __init__(self) -> None:
         self.step = 0
         self.log: list[Entry] = []
+        self.committed_in = array("Q")
         self.views: dict[int, LogView] = {}
         self.offices: dict[int, Office] = {}
         self._disk_ids: dict[int, str] = {}
@@ -155,8 +157,16 @@ class Facts:
         entry = apply.entry
         if entry.seq == len(self.log) + 1:
             self.log.append(entry)
+            self.committed_in.append(node.driver.replica.journal.log_epoch)
             if entry.standing is not None:
                 self.members = self.members.after(entry.standing)
+
+    def committed_before(self, epoch: int) -> list[Entry]:
+        """The log up to the last entry that was committed in an epoch below ``epoch``."""
+        count = len(self.log)
+        while count and self.committed_in[count - 1] >= epoch:
+            count -= 1
+        return self.log[:count]
 
     def is_original(self, node_id: int) -> bool:
         """Whether a node still has the disk that it began with: with another one it is an amnesiac."""

@@ -108,11 +108,13 @@ class Offices(Check):
                 f"{epochs.text(disk.log_epoch)} and has promised {epochs.text(disk.promised_epoch)}"
             )
         self._check_elected(node, epoch, who)
-        for entry, held in zip(self.facts.log, disk.entries, strict=False):
+        # An office may begin late, when its epoch is long over: what was committed in later ones is not its concern.
+        committed = self.facts.committed_before(epoch)
+        for entry, held in zip(committed, disk.entries, strict=False):
             if held.epoch != entry.epoch:
                 raise Violation(f"invariant 3: {who} holds an entry of epoch {held.epoch} in the place of {entry}")
-        if len(disk.entries) < len(self.facts.log):
-            lacking = self.facts.log[len(disk.entries)]
+        if len(disk.entries) < len(committed):
+            lacking = committed[len(disk.entries)]
             raise Violation(f"invariant 3: {who} holds {len(disk.entries)} entries and lacks {lacking}")
         held_epochs = array("Q", (entry.epoch for entry in disk.entries))
         self.facts.offices[epoch] = Office(node.node_id, node.incarnation, held_epochs)
