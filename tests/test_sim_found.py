@@ -99,3 +99,17 @@ class FoundTests(unittest.SynchronousTestCase):
         taken = next(place for place, entry in enumerate(told) if not entry.voter)
         back = next(place for place, entry in enumerate(told) if place > taken and entry.voter)
         self.assertIs(told[back].standing, Standing.NORMAL)
+
+    def test_overdue_for_a_new_master(self) -> None:
+        """A master that has just begun fails nobody for being overdue before it has listened for a while itself."""
+        world = settled(12, 3)
+        world.nodes[3].driver.begin_change("migrate_out", 0.3)
+        world.run(0.1)
+        world.freeze(3)
+        world.run(1.1)  # patience with it, 0.3 s x 1.5 + 0.8 s from its announcement on, is about to end
+        world.nodes[1].driver.move_master(2)
+        world.run(0.3)
+        world.thaw(3)
+        world.run_until(world.quiet, 30.0, "everything is settled")
+        told = [entry.standing.standing for entry in world.logs()[1] if entry.standing and entry.standing.node_id == 3]
+        self.assertNotIn(Standing.FAILED, told)
