@@ -154,12 +154,8 @@ class Absences(Check):
             return  # only the voter flag changes
         ear, now_s = self._ears[node.node_id], node.clock.seconds()
         deadline_s = ear.announcement(standing.node_id).deadline_s
-        if deadline_s is not None:
-            if now_s < deadline_s:
-                raise Violation(
-                    f"invariant 11: {entry} is ordered {deadline_s - now_s:.3f} s before that node is overdue"
-                )
-            return
+        if deadline_s is not None and now_s < deadline_s:
+            raise Violation(f"invariant 11: {entry} is ordered {deadline_s - now_s:.3f} s before that node is overdue")
         since_s = max(ear.awake_s, ear.heard_s.get(standing.node_id, 0.0))
         if now_s - since_s <= self.world.config.heartbeat.timeout_s:
             raise Violation(
