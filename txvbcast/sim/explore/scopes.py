@@ -116,6 +116,11 @@ def _named(*scopes: Scope) -> dict[str, Scope]:
 
 _A = Submission(1, b"a")
 _B = Submission(2, b"b")
+_VOTED = (
+    Submission(2, b"a", Mode.TWO_PHASE, hasty=True),
+    Submission(1, b"b", Mode.THREE_PHASE),
+    Submission(3, b"c", Mode.TWO_PHASE, refused_by=(2,)),
+)
 _ABSENCE = LOST - {messages.Heartbeat, messages.HeartbeatReply}
 
 SCOPES: Mapping[str, Scope] = _named(
@@ -143,14 +148,23 @@ SCOPES: Mapping[str, Scope] = _named(
         "three nodes, a flight, a change of master, a crash that may lose what was not synced",
         nodes=3,
         submissions=(_A,),
-        budgets={"submits": 1, "claims": 2, "crashes": 1},
+        budgets={"submits": 1, "claims": 1, "crashes": 1},
         lazy_disk=True,
         claiming=(3,),
         crashing=(2,),
     ),
     Scope(
         "handover",
-        "three nodes, two flights, an operator moves the office, and a change of master",
+        "three nodes, two flights, an operator moves the office",
+        nodes=3,
+        submissions=(_A, _B),
+        budgets={"submits": 2, "moves": 1},
+        moves_to=(2,),
+        prompt=PROMPT_LOG,
+    ),
+    Scope(
+        "handover-claim",
+        "the same, and another node claims the office",
         nodes=3,
         submissions=(_A, _B),
         budgets={"submits": 2, "moves": 1, "claims": 1},
@@ -205,13 +219,18 @@ SCOPES: Mapping[str, Scope] = _named(
     ),
     Scope(
         "voted",
-        "three nodes, a 2pc transaction of an impatient client, a 3pc one, a refused one, a change of master",
+        "three nodes, a 2pc transaction of an impatient client, a 3pc one, a refused one",
         nodes=3,
-        submissions=(
-            Submission(2, b"a", Mode.TWO_PHASE, hasty=True),
-            Submission(1, b"b", Mode.THREE_PHASE),
-            Submission(3, b"c", Mode.TWO_PHASE, refused_by=(2,)),
-        ),
+        submissions=_VOTED,
+        budgets={"submits": 3, "silences": 1},
+        silent=(2,),
+        prompt=PROMPT_LOG,
+    ),
+    Scope(
+        "voted-claim",
+        "the same, and a change of master",
+        nodes=3,
+        submissions=_VOTED,
         budgets={"submits": 3, "silences": 1, "claims": 1},
         claiming=(3,),
         silent=(2,),
@@ -222,7 +241,7 @@ SCOPES: Mapping[str, Scope] = _named(
         "three nodes, a flight, the master is stopped for long and wakes, a change of master meanwhile",
         nodes=3,
         submissions=(_A,),
-        budgets={"submits": 1, "freezes": 1, "claims": 1, "beats": 1},
+        budgets={"submits": 1, "freezes": 1, "claims": 1},
         claiming=(2,),
         frozen=(1,),
         prompt=PROMPT_LOG,
