@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from txvbcast.applications import Applications
-from txvbcast.core import epochs, ordering, reads, table
+from txvbcast.core import epochs, journal, ordering, reads, table
 from txvbcast.core.effects import Effect, Prepare, ReadReady, ReplyAborted, Send
 from txvbcast.core.flights import CoordinatorCore
 from txvbcast.core.following import Following
@@ -482,6 +482,42 @@ def dropped_tail_keeps_its_table() -> Iterator[None]:
         self._tables = tables
 
     with replaced(Journal, "_truncate", keeping):
+        yield
+
+
+@planted(9, ground="absences of two")
+def returning_member_counts_early() -> Iterator[None]:
+    """What a member without a vote has stored counts while it catches up."""
+
+    count = Office.count
+
+    def early(self: Office) -> None:
+        def watermark(voters: Any, watermarks: dict[int, int]) -> int:
+            holders = {*voters, *self.journal.table.ids_of(Standing.CATCHING_UP)}
+            return sorted((watermarks.get(holder, 0) for holder in holders), reverse=True)[needed(voters) - 1]
+
+        with replaced(ordering, "majority_watermark", watermark):
+            count(self)
+
+    with replaced(Office, "count", early):
+        yield
+
+
+@planted(1, 3, 0, ground="strife of five")
+def own_entries_kept_below_start() -> Iterator[None]:
+    """What START does not speak of is taken for the same: it names the last epoch only."""
+    matching = Journal.matching
+
+    def kept(self: Journal, base: int, runs: Any, last: int) -> int:
+        if self.committed >= base:
+            return matching(self, base, runs, last)
+        committed, self.committed = self.committed, min(base, self.tail)
+        try:
+            return matching(self, base, runs, last)
+        finally:
+            self.committed = committed
+
+    with replaced(journal, "RUNS_MAX", 1), replaced(Journal, "matching", kept):
         yield
 
 
