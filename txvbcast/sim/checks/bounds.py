@@ -2,46 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from txvbcast.config import FLIGHTS_MAX
+from txvbcast.core.effects import Send
 from txvbcast.core.following import AHEAD_MAX
-from txvbcast.core.inputs import TimerFired
-from txvbcast.core.replica import Replica
+from txvbcast.core.inputs import ReadRequested, Received, Submitted
 from txvbcast.sim.checks.steps import Check, Look
 from txvbcast.sim.checks.violation import Violation
 from txvbcast.sim.watch import Watcher
+from txvbcast.wire.messages import Order, Propose
 
 if TYPE_CHECKING:
     from txvbcast.sim.node import SimNode
 
 
 class Bounds(Check):
-    """Measures the queues of a replica at each of its ticks."""
+    """Measures each queue of a replica when something has come into it."""
 
     def looks_at_inputs(self) -> Mapping[type, Look]:
-        """Ticks."""
-        return {TimerFired: self._on_timer}
+        """What makes queues longer."""
+        return {
+            Submitted: self._on_submitted,
+            ReadRequested: self._on_read,
+            Propose: self._on_propose,
+            Order: self._on_order,
+        }
 
-    def _on_timer(self, node: SimNode, event: TimerFired) -> None:
-        if event.key == "tick":
-            for what, length, limit in _queues(node.driver.replica):
-                if length > limit:
-                    raise Violation(f"invariant 19: node {node.node_id} has {length} {what}, more than {limit}")
+    def looks_at_effects(self) -> Mapping[type, Look]:
+        """Proposals of its own."""
+        return {Propose: self._on_proposed}
+
+    def _on_submitted(self, node: SimNode, event: Submitted) -> None:
+        submissions = node.driver.replica.submissions
+        waiting = sum(map(len, submissions.making.values()))
+        flying = sum(len(flight.core.tickets) for flight in submissions.under_way.values())
+        _check(node, "clients' transactions", waiting + flying, node.driver.config.limits.pending)
+
+    def _on_read(self, node: SimNode, event: ReadRequested) -> None:
+        reads = node.driver.replica.reads
+        waiting = len(reads.gathering) + sum(len(batch.tickets) for batch in reads.batches.values())
+        _check(node, "clients' reads", waiting, node.driver.config.limits.pending)
+
+    def _on_propose(self, node: SimNode, event: Received) -> None:
+        replica = node.driver.replica
+        _check(node, "proposals", len(replica.proposals.held), FLIGHTS_MAX * len(replica.peers))
+
+    def _on_order(self, node: SimNode, event: Received) -> None:
+        _check(node, "orders ahead of the log", len(node.driver.replica.following.ahead), AHEAD_MAX)
+
+    def _on_proposed(self, node: SimNode, effect: Send) -> None:
+        under_way = node.driver.replica.submissions.under_way
+        _check(node, "flights under way", len(under_way), node.driver.config.limits.flights)
 
 
-def _queues(replica: Replica) -> Iterator[tuple[str, int, int]]:
-    """What is queued, how many there are, and how many there may be."""
-    limits, members = replica.commons.config.limits, len(replica.peers)
-    submissions = replica.submissions
-    waiting = sum(map(len, submissions.making.values()))
-    flying = sum(len(flight.core.tickets) for flight in submissions.under_way.values())
-    yield "clients' transactions", waiting + flying, limits.pending
-    yield "flights under way", len(submissions.under_way), limits.flights
-    yield "clients' reads", replica.reads.pending, limits.pending
-    yield "proposals", len(replica.proposals.held), FLIGHTS_MAX * members
-    yield "orders ahead of the log", len(replica.following.ahead), AHEAD_MAX
+def _check(node: SimNode, what: str, length: int, limit: int) -> None:
+    if length > limit:
+        raise Violation(f"invariant 19: node {node.node_id} has {length} {what}, more than {limit}")
 
 
 class EqualStates(Watcher):

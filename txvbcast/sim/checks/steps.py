@@ -57,11 +57,9 @@ class Steps(Watcher):
         """Show it to whom it concerns."""
         self._facts.step += 1
         sort: type = type(event.message) if isinstance(event, Received) else type(event)
-        if sort in self._inputs:
-            for look in self._inputs[sort]:
-                look(node, event)
+        for look in self._inputs.get(sort, ()):
+            look(node, event)
         for effect in effects:
             sort = type(effect.message) if isinstance(effect, (Send, SendDatagram)) else type(effect)
-            if sort in self._effects:
-                for look in self._effects[sort]:
-                    look(node, effect)
+            for look in self._effects.get(sort, ()):
+                look(node, effect)
