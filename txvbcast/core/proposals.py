@@ -74,12 +74,12 @@ class Proposals:
             self.commons.reach(Mark.PAYLOADS_KEPT_WHILE_LOG_LAGS)
             return
         origin = flight.id.origin
-        older = FlightId(origin, flight.id.incarnation, flight.oldest)
+        oldest = (flight.id.incarnation, flight.oldest)
         for fid, held in tuple(self.held.items()):
-            if fid.origin == origin and fid < older and held.core.phase == "held":
+            if fid.origin == origin and (fid.incarnation, fid.number) < oldest and held.core.phase == "held":
                 self.commons.reach(Mark.SETTLED_PROPOSAL_FORGOTTEN)
                 self._drop(fid)
-        kept = {fid for fid in self.withdrawn.get(origin, ()) if not fid < older}
+        kept = {fid for fid in self.withdrawn.get(origin, ()) if (fid.incarnation, fid.number) >= oldest}
         if kept:
             self.withdrawn[origin] = kept
         else:

@@ -217,10 +217,9 @@ class Replica:
         """The node id of the master whose log this node has adopted; 0 when none is known."""
         if self.office is not None:
             return self.commons.me if self.mastership.core.role in ("starting", "master") else 0
-        following = self.following
-        if not following.adopted or following.epoch < self.journal.promised or not self.succession.hears_master():
+        if not self.following.adopted or not self.succession.hears_master():
             return 0
-        return following.master
+        return self.following.master
 
     # --- start ---------------------------------------------------------------------
 

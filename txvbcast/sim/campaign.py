@@ -30,6 +30,8 @@ from txvbcast.sim.swarm import Swarm
 from txvbcast.sim.trace import Tally
 from txvbcast.sim.watch import Watcher
 
+#: How many new objects a worker lets gather before it looks for garbage among them.
+GARBAGE_OBJECTS = 100_000
 #: A worker that has not answered after so many seconds is given up, and its seed reported.
 PATIENCE_S = 1800.0
 
@@ -177,6 +179,8 @@ class _Complaints:
 def _work(pipe: Connection, soak: bool, task: Task) -> None:
     """A worker's life: answer each seed with its result, until there is none left."""
     globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
+    gc.freeze()  # the modules are not garbage
+    gc.set_threshold(GARBAGE_OBJECTS)  # a world is thrown away as a whole
     with suppress(EOFError):
         while True:
             pipe.send(task(pipe.recv(), soak))

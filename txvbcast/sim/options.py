@@ -23,7 +23,7 @@ from txvbcast.sim.network import Conditions
 from txvbcast.wire.messages import Mode
 
 #: Transactions a second that clusters of so many nodes and more are spared: each costs messages squared.
-RATE_MAX = {9: 10.0, 5: 30.0}
+RATE_MAX = {7: 5.0, 5: 10.0}
 
 
 @attrs.frozen
@@ -64,8 +64,8 @@ class Options:
     def draw(cls, seed: int, soak: bool = False) -> Options:
         """The options of a seed; ``soak``: of a run of many minutes with rarer faults and a lower load."""
         random = Random(f"options {seed} {soak}")
-        nodes = random.choice([2, 2, 3, 3, 3, 3, 4, 4, 5, 5, 6, 7, 8, 9])
-        rates = [1.0, 3.0] if soak else [2.0, 2.0, 10.0, 10.0, 30.0, 100.0]
+        nodes = random.choice([2, 2, 2, 3, 3, 3, 3, 3, 4, 4, 4, 5, 5, 6, 7, 8, 9])
+        rates = [1.0, 3.0] if soak else [2.0, 2.0, 5.0, 10.0, 10.0, 30.0, 100.0]
         most = min((rate for least, rate in RATE_MAX.items() if nodes >= least), default=100.0)
         kinds = sorted(FAULTS)
         return cls(
