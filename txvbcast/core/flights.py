@@ -136,8 +136,7 @@ def _coordinator_machine() -> TypeMachine[CoordinatorInputs, CoordinatorCore]:
     @voting.upon(CoordinatorInputs.voted).loop()
     def on_vote(inputs: CoordinatorInputs, core: CoordinatorCore, peer: int, refused: tuple[Refusal, ...]) -> None:
         if peer not in core.waiting:
-            core.commons.reach(Mark.VOTE_NOT_WAITED_FOR)
-            return
+            core.commons.reach(Mark.VOTE_NOT_WAITED_FOR)  # but a refusal that is in time is heeded
         core.waiting.discard(peer)
         for refusal in refused:
             if refusal.index < len(core.flight.items):

@@ -85,7 +85,7 @@ class Options:
             reads=random.choice([0.0, 0.1, 0.5]),
             flights=random.choice([1, 2, 8]),
             flight_bytes=random.choice([40, 1 << 20]),
-            pending=random.choice([3, 10_000, 10_000]),
+            pending=random.choice([5, 10_000, 10_000, 10_000, 10_000]),
             planned_floor=random.choice([1, 1, 2]),
             last_man_standing=random.random() < 0.15,
             handback=random.random() < 0.85,
