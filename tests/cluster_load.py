@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from tests.http_connection import Connection
 from txvbcast.cli.failures import TYPE_PREFIX
 from txvbcast.managers.kv import put_payload
 
@@ -77,37 +78,6 @@ def put(node_id: int, name: str = "put") -> Submission:
     """A transaction that nothing else equals: it sets a key of its own, called as its request id."""
     request_id = f"{name}-{next(_numbers)}"
     return Submission(request_id, node_id, "kv", put_payload(request_id, request_id.encode()), "broadcast")
-
-
-class Connection:
-    """One kept-alive HTTP connection to a node."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    @property
-    def usable(self) -> bool:
-        """Whether the node has not closed it."""
-        return not self._reader.at_eof()
-
-    def close(self) -> None:
-        """End it."""
-        self._writer.close()
-
-    async def post(self, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
-        """The status and document that the node answers.
-
-        :raises OSError: the connection ended.
-        :raises EOFError: likewise, before the answer was whole.
-        """
-        self._writer.write(
-            b"POST %b HTTP/1.1\r\nHost: node\r\nContent-Length: %d\r\n\r\n%b" % (path.encode(), len(body), body)
-        )
-        head = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
-        content = await self._reader.readexactly(int(headers["content-length"]))
-        return int(head[0].split()[1]), json.loads(content)
 
 
 class Load:
@@ -221,11 +191,13 @@ class Load:
         except OSError as error:
             return UNREACHABLE, {"detail": str(error)}
         try:
-            status, document = await asyncio.wait_for(connection.post("/v1/tx", submission.body()), ANSWER_S)
+            asking = connection.ask("POST", "/v1/tx", submission.body())
+            status, _, content = await asyncio.wait_for(asking, ANSWER_S)
         except (OSError, EOFError, TimeoutError) as error:
             connection.close()
             return UNKNOWN, {"detail": repr(error)}
         self._idle[submission.node_id].append(connection)
+        document = json.loads(content)
         return (COMMITTED if status == 200 else str(document["type"]).removeprefix(TYPE_PREFIX)), document
 
     async def _connection(self, node_id: int) -> Connection:

@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 
 import attrs
 
+from tests.http_connection import Connection
 from txvbcast.cli.failures import TYPE_PREFIX
 from txvbcast.managers.kv import decode_result, delete_payload, put_payload
 from txvbcast.sim.linearizability import NEVER
@@ -57,36 +58,6 @@ REFUSED = Heard(refused=True)
 
 class Unexpected(Exception):
     """A node answered what no node may answer."""
-
-
-class Connection:
-    """One kept-alive HTTP connection to a node."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    @property
-    def usable(self) -> bool:
-        """Whether the node has not closed it."""
-        return not self._reader.at_eof()
-
-    def close(self) -> None:
-        """End it."""
-        self._writer.close()
-
-    async def ask(self, method: str, target: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body of the answer.
-
-        :raises OSError: the connection ended.
-        :raises EOFError: likewise, before the answer was whole.
-        """
-        head = f"{method} {target} HTTP/1.1\r\nHost: node\r\nContent-Length: {len(body)}\r\n\r\n"
-        self._writer.write(head.encode() + body)
-        lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
-        headers = dict(line.lower().split(": ", 1) for line in lines[1:] if line)
-        content = await self._reader.readexactly(int(headers["content-length"]))
-        return int(lines[0].split()[1]), headers, content
 
 
 class Clients:
