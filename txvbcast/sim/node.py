@@ -177,10 +177,12 @@ class SimNode:
         """Stop the process as SIGSTOP does."""
         self.frozen = True
         self.clock.freeze()
+        self.world.tell("on_freeze", self)
 
     def thaw(self, clock_stood: bool = False) -> None:
         """Let it go on: overdue timers first, then what came in."""
         self.frozen = False
+        self.world.tell("on_thaw", self)
         self.clock.thaw(clock_stood)
         inbox, self._inbox = self._inbox, []
         for _, handle, args in inbox:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import attrs
 
@@ -147,18 +147,18 @@ class Trace(Watcher):
     # --- hooks --------------------------------------------------------------------------
 
     def on_life(self, node: SimNode) -> None:
-        """A process begins; its stops are noted from now on."""
+        """A process begins."""
         self._happen(node.node_id, "life", f"begins its life {node.incarnation}")
-        node.freeze = self._noting(node, "frozen", "is stopped", node.freeze)  # type: ignore[method-assign]
-        node.thaw = self._noting(node, "thawed", "goes on", node.thaw)  # type: ignore[method-assign]
 
-    def _noting(self, node: SimNode, kind: str, text: str, act: Callable[..., None]) -> Callable[..., None]:
-        def noted(*args: bool) -> None:
-            self._happen(node.node_id, kind, text)
-            act(*args)
-            self._look_at(node)
+    def on_freeze(self, node: SimNode) -> None:
+        """A process is stopped."""
+        self._happen(node.node_id, "frozen", "is stopped")
+        self._look_at(node)
 
-        return noted
+    def on_thaw(self, node: SimNode) -> None:
+        """A process goes on."""
+        self._happen(node.node_id, "thawed", "goes on")
+        self._look_at(node)
 
     def on_death(self, node: SimNode) -> None:
         """A process was killed."""

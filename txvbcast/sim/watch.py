@@ -50,6 +50,12 @@ class Watcher:
     def on_read(self, read: Read) -> None:
         """A client's read is answered, or has failed."""
 
+    def on_freeze(self, node: SimNode) -> None:
+        """A process is stopped, and will go on."""
+
+    def on_thaw(self, node: SimNode) -> None:
+        """A process goes on; what has piled up for it comes next."""
+
     def on_death(self, node: SimNode) -> None:
         """A process was killed, and its disk is as the crash left it."""
 

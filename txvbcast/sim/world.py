@@ -111,7 +111,7 @@ class World:
         node = self.nodes[node_id] = SimNode(self, node_id, self.disks[node_id])
         node.driver.events.subscribe(lambda event: self.events.append((self.clock.seconds(), node_id, event)))
         self.network.add(node)
-        self._tell("on_life", node)
+        self.tell("on_life", node)
         return node
 
     def disk_delay(self, node_id: int) -> Callable[[], float]:
@@ -119,7 +119,8 @@ class World:
         shortest_s, longest_s = self._disk_s
         return lambda: self._disk_random.uniform(shortest_s, longest_s) * self.disk_factor[node_id]
 
-    def _tell(self, what: str, subject: object) -> None:
+    def tell(self, what: str, subject: object) -> None:
+        """Tell the watchers by one of their methods."""
         for hook in self.watchers.of(what):
             hook(subject)
 
@@ -129,7 +130,7 @@ class World:
 
     def note(self, fault: str) -> None:
         """Something is done to the world: let the watchers know, in a line for people."""
-        self._tell("on_fault", fault)
+        self.tell("on_fault", fault)
 
     # --- time ---------------------------------------------------------------------------
 
@@ -163,12 +164,12 @@ class World:
         """A client of ``node_id`` hands in a transaction."""
         outcome = Outcome(payload, node_id, self.clock.seconds(), mode, request_id)
         self.outcomes.append(outcome)
-        self._tell("on_submitted", outcome)
+        self.tell("on_submitted", outcome)
 
         def heard(answer: Committed | Failure) -> None:
             outcome.answer = answer.value if isinstance(answer, Failure) else answer
             outcome.ended_s = self.clock.seconds()
-            self.clock.post(0.0, self._tell, "on_answer", outcome)  # a violation must come out of the clock
+            self.clock.post(0.0, self.tell, "on_answer", outcome)  # a violation must come out of the clock
 
         deferred: Deferred[Committed] = self.nodes[node_id].driver.submit(
             "recorder", payload, mode, timeout_s, request_id
@@ -190,7 +191,7 @@ class World:
 
         def ended(_: None) -> None:
             read.ended_s = self.clock.seconds()
-            self.clock.post(0.0, self._tell, "on_read", read)
+            self.clock.post(0.0, self.tell, "on_read", read)
 
         node.driver.read_barrier(timeout_s).addCallbacks(answered, failed).addCallback(ended)
         return read
@@ -210,7 +211,7 @@ class World:
         for other in self.nodes:
             if other != node_id:
                 self.network.break_link(node_id, other, "the peer is gone")
-        self._tell("on_death", node)
+        self.tell("on_death", node)
 
     def restart(self, node_id: int) -> None:
         """Start a killed process again on its disk."""
