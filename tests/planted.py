@@ -1,13 +1,17 @@
 """Wrong versions of the protocol, by name: each must be found by the checks that it is meant for.
 
-A version is a context manager: within it the protocol is wrong.  Where random runs look for it is
-its ground: options that lead to what the version does wrong within a few seconds of virtual time.
+A version is a context manager: within it the protocol is wrong.  Random runs look for it on its
+ground: options that lead to what the version does wrong within a few seconds of virtual time.  The
+exhaustive search looks for it in its scope.  Where each was found stands in ``docs/planted.md``,
+and ``TXVBCAST_REWRITE_DOCS=1`` writes that anew.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -28,7 +32,7 @@ from txvbcast.core.roster import Roster
 from txvbcast.core.submissions import Submissions
 from txvbcast.core.succession import Succession
 from txvbcast.core.table import Member, needed
-from txvbcast.errors import Committed
+from txvbcast.errors import Committed, LocalProtocolError
 from txvbcast.sim.network import Conditions
 from txvbcast.sim.options import Options
 from txvbcast.store.memory import Disk, MemoryStore
@@ -102,18 +106,20 @@ Version = Callable[[], AbstractContextManager[None]]
 
 @attrs.frozen
 class Planted:
-    """A wrong version.
+    """A wrong version; an invariant 0 is a core that stops by itself.
 
-    :ivar trips: the invariants of which one must be found violated; 0 for a core that stops by itself.
+    :ivar trips: the invariants of which random runs must find one violated.
     :ivar ground: where random runs look for it; empty if they hardly find it.
-    :ivar scope: where the exhaustive search finds it (:mod:`tests.test_explore`), if random runs do not.
+    :ivar scope: where the exhaustive search looks for it; empty if it does not.
+    :ivar broken: the invariant that the exhaustive search must find violated.
     """
 
     name: str
     version: Version
     trips: tuple[int, ...]
-    ground: str = ""
-    scope: str = ""
+    ground: str
+    scope: str
+    broken: int
 
     @property
     def what(self) -> str:
@@ -125,15 +131,58 @@ class Planted:
 PLANTED: dict[str, Planted] = {}
 
 
-def planted(*trips: int, ground: str = "", scope: str = "") -> Callable[[Callable[[], Iterator[None]]], Version]:
+def planted(
+    *trips: int, ground: str = "", scope: str = "", broken: int = 0
+) -> Callable[[Callable[[], Iterator[None]]], Version]:
     """Register a wrong version."""
 
     def register(function: Callable[[], Iterator[None]]) -> Version:
         version = contextmanager(function)
-        PLANTED[function.__name__] = Planted(function.__name__, version, trips, ground, scope)
+        PLANTED[function.__name__] = Planted(function.__name__, version, trips, ground, scope, broken)
         return version
 
     return register
+
+
+# --- the page ---------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parent.parent / "docs" / "planted.md"
+HEAD = "| wrong version | what is wrong | random runs | exhaustive search |\n| --- | --- | --- | --- |\n"
+
+
+@attrs.frozen
+class Line:
+    """What the page tells of a wrong version: ``runs`` and ``search`` say how each found it, or nothing."""
+
+    name: str
+    what: str
+    runs: str = ""
+    search: str = ""
+
+
+def listed() -> list[Line]:
+    """The list as it stands on the page."""
+    rows = PAGE.read_text("utf-8").split(HEAD)[1].splitlines()
+    cells = (row.removeprefix("| ").removesuffix(" |").split(" | ") for row in rows)
+    return [Line(name.strip("`"), *rest) for name, *rest in cells]
+
+
+def relist(column: str, found: Mapping[str, str]) -> None:
+    """If that is asked for, write in a column of the page's list how versions were found; the rest stays."""
+    if os.environ.get("TXVBCAST_REWRITE_DOCS") != "1":
+        return
+    old = {line.name: line for line in listed()}
+    rows = ""
+    for name, wrong in PLANTED.items():
+        kept = old.get(name, Line(name, wrong.what))
+        line = Line(name, wrong.what, wrong.ground and kept.runs, wrong.scope and kept.search)
+        if name in found:
+            line = attrs.evolve(line, **{column: found[name]})
+        rows += f"| `{name}` | {line.what} | {line.runs} | {line.search} |\n"
+    PAGE.write_text(PAGE.read_text("utf-8").split(HEAD)[0] + HEAD + rows, "utf-8")
+
+
+# --- the versions -----------------------------------------------------------------------------
 
 
 @contextmanager
@@ -147,7 +196,7 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, kept)
 
 
-@planted(6, 1, ground="strife")
+@planted(6, 1, ground="strife", scope="three", broken=3)
 def order_below_promise_accepted() -> Iterator[None]:
     """A node takes ORDER and COMMITTED of an epoch below the one that it has promised."""
 
@@ -170,7 +219,7 @@ def order_below_promise_accepted() -> Iterator[None]:
         yield
 
 
-@planted(6, 7, ground="strife")
+@planted(6, 7, ground="strife", scope="three", broken=7)
 def start_below_promise_accepted() -> Iterator[None]:
     """A node adopts the log of an epoch below the one that it has promised."""
 
@@ -184,7 +233,7 @@ def start_below_promise_accepted() -> Iterator[None]:
         yield
 
 
-@planted(7, ground="crashes")
+@planted(7, ground="crashes", scope="crash", broken=3)
 def promise_lost_at_restart() -> Iterator[None]:
     """A node that starts again knows of no promise above the epoch of its log."""
     init = Journal.__init__
@@ -197,7 +246,7 @@ def promise_lost_at_restart() -> Iterator[None]:
         yield
 
 
-@planted(9, scope="standing")
+@planted(scope="standing", broken=3)
 def grants_counted_by_own_table() -> Iterator[None]:
     """The candidate counts grants by the voters of its own log, not of the best one."""
     on_grant = Mastership.on_grant
@@ -209,7 +258,7 @@ def grants_counted_by_own_table() -> Iterator[None]:
         yield
 
 
-@planted(3, ground="strife")
+@planted(3, ground="strife", scope="three", broken=3)
 def candidate_keeps_own_log() -> Iterator[None]:
     """The candidate starts with its own log, whatever the grants say."""
 
@@ -221,7 +270,7 @@ def candidate_keeps_own_log() -> Iterator[None]:
         yield
 
 
-@planted(9, 1, 0, ground="absences")
+@planted(9, 1, 0, ground="absences", scope="handover", broken=3)
 def ordering_after_handoff() -> Iterator[None]:
     """A master that has handed over keeps ordering."""
     order = Replica._order
@@ -243,7 +292,7 @@ def ordering_after_handoff() -> Iterator[None]:
         yield
 
 
-@planted(9, scope="three")
+@planted(scope="three", broken=9)
 def stored_of_another_epoch_counted() -> Iterator[None]:
     """The master counts a STORED that speaks of another epoch's log."""
 
@@ -255,7 +304,7 @@ def stored_of_another_epoch_counted() -> Iterator[None]:
         yield
 
 
-@planted(1, 6, ground="confusion")
+@planted(1, 6, ground="confusion", scope="three", broken=1)
 def committed_believed_under_another_log() -> Iterator[None]:
     """A follower believes COMMITTED though its log is of another epoch."""
 
@@ -270,7 +319,7 @@ def committed_believed_under_another_log() -> Iterator[None]:
         yield
 
 
-@planted(1, 9, ground="strife")
+@planted(1, 9, ground="strife", scope="three", broken=7)
 def two_grants_in_one_epoch() -> Iterator[None]:
     """Epochs are compared by their number alone, so two candidates of the same number are both granted it."""
     on_claim = Succession.on_claim
@@ -293,7 +342,7 @@ def two_grants_in_one_epoch() -> Iterator[None]:
         yield
 
 
-@planted(6, 17, ground="confusion")
+@planted(6, 17, ground="confusion", scope="crash", broken=9)
 def tail_dropped_before_adoption() -> Iterator[None]:
     """A node drops all that it does not know to be committed when it hears START, not when it adopts."""
     on_start = Following.on_start
@@ -309,7 +358,7 @@ def tail_dropped_before_adoption() -> Iterator[None]:
         yield
 
 
-@planted(14, ground="absences and strife")
+@planted(14, ground="absences and strife", scope="parted", broken=3)
 def standing_before_start_has_majority() -> Iterator[None]:
     """The master orders standings before a majority holds the log that it starts with."""
 
@@ -322,7 +371,7 @@ def standing_before_start_has_majority() -> Iterator[None]:
         yield
 
 
-@planted(9, ground="absences of two")
+@planted(9, ground="absences of two", scope="pair", broken=9)
 def master_without_vote_counts_itself() -> Iterator[None]:
     """A master without the voter flag counts its own disk."""
 
@@ -340,7 +389,7 @@ def master_without_vote_counts_itself() -> Iterator[None]:
         yield
 
 
-@planted(14, ground="absences of five")
+@planted(14, ground="absences of five", scope="standing", broken=14)
 def second_standing_before_first_commits() -> Iterator[None]:
     """The master orders an entry about a member while one about another is not committed."""
 
@@ -354,7 +403,7 @@ def second_standing_before_first_commits() -> Iterator[None]:
         yield
 
 
-@planted(6, ground="quiet")
+@planted(6, ground="quiet", scope="crash", broken=9)
 def acknowledged_before_sync() -> Iterator[None]:
     """A node says STORED of what its disk has not answered yet."""
     persist = Journal._persist
@@ -367,7 +416,7 @@ def acknowledged_before_sync() -> Iterator[None]:
         yield
 
 
-@planted(4, ground="strife")
+@planted(4, ground="strife", scope="voted", broken=4)
 def aborted_after_decide() -> Iterator[None]:
     """A coordinator tells its client Aborted although the master may have been told to order the flight."""
     on_tick = Submissions.on_tick
@@ -384,7 +433,7 @@ def aborted_after_decide() -> Iterator[None]:
         yield
 
 
-@planted(5, ground="strife")
+@planted(5, ground="strife", scope="three", broken=5)
 def flight_ordered_twice() -> Iterator[None]:
     """The log is not asked whether it holds a flight already."""
     with (
@@ -394,14 +443,14 @@ def flight_ordered_twice() -> Iterator[None]:
         yield
 
 
-@planted(10, ground="strife")
+@planted(10, ground="strife", scope="voted", broken=10)
 def everywhere_is_committed() -> Iterator[None]:
     """The master takes for everywhere what is merely committed."""
     with replaced(Office, "_held_everywhere", lambda self: self.journal.committed):
         yield
 
 
-@planted(2, 0, ground="quiet")
+@planted(2, 0, ground="quiet", scope="three", broken=2)
 def entry_skipped() -> Iterator[None]:
     """A node that learns of several commits at once performs only the last of them."""
     take = Journal.take_applicable
@@ -410,6 +459,17 @@ def entry_skipped() -> Iterator[None]:
         yield from list(take(self))[-1:]
 
     with replaced(Journal, "take_applicable", hasty):
+        yield
+
+
+@planted(0, ground="quiet", scope="three")
+def core_raises() -> Iterator[None]:
+    """The core does not know what to do with a GRANT."""
+
+    def on_grant(self: Mastership, peer: int, grant: Any) -> None:
+        raise LocalProtocolError("planted")
+
+    with replaced(Mastership, "on_grant", on_grant):
         yield
 
 

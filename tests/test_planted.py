@@ -1,25 +1,20 @@
 """Wrong versions of the protocol are found by random runs, and each check has one that trips it.
 
-``TXVBCAST_REWRITE_DOCS=1`` writes the table of ``docs/planted.md`` anew, with what was found.
+``TXVBCAST_REWRITE_DOCS=1`` writes anew what ``docs/planted.md`` tells of random runs.
 """
 
 from __future__ import annotations
 
 import multiprocessing
-import os
 from functools import cache
-from pathlib import Path
 
 import attrs
 from twisted.logger import globalLogBeginner
 from twisted.trial import unittest
 
-from tests.planted import GROUNDS, PLANTED
+from tests.planted import GROUNDS, PLANTED, listed, relist
 from txvbcast.sim.checks import Violation
 from txvbcast.sim.swarm import Swarm
-
-PAGE = Path(__file__).parent.parent / "docs" / "planted.md"
-HEAD = "| wrong version | what is wrong | found by | where | after |\n| --- | --- | --- | --- | --- |\n"
 
 #: Each wrong version is found within so many seeds of its ground.
 SEEDS_TO_FIND = 150
@@ -78,18 +73,10 @@ def hunt_all() -> dict[str, Find]:
         return {find.name: find for find in pool.imap(hunt, names)}
 
 
-def table(finds: dict[str, Find]) -> str:
-    """What the page tells of all wrong versions."""
-    return "".join(f"| `{name}` | {wrong.what} | {_found(name, finds)} |\n" for name, wrong in PLANTED.items())
-
-
-def _found(name: str, finds: dict[str, Find]) -> str:
-    if not PLANTED[name].ground:
-        return f"exhaustive search | scope {PLANTED[name].scope} | "
-    find = finds[name]
+def _told(find: Find) -> str:
     seeds = 0 if find.seed is None else find.seed + 1
     by = f"invariant {find.invariant}" if find.invariant else "the core stops"
-    return f"{by} | random runs: {PLANTED[name].ground} | {seeds} seed{'s' if seeds != 1 else ''}"
+    return f"{PLANTED[find.name].ground}: {by} after {seeds} seed{'s' if seeds != 1 else ''}"
 
 
 class PlantedTests(unittest.SynchronousTestCase):
@@ -100,8 +87,7 @@ class PlantedTests(unittest.SynchronousTestCase):
     def setUp(self) -> None:
         """Hunt."""
         self.finds = hunt_all()
-        if os.environ.get("TXVBCAST_REWRITE_DOCS") == "1":
-            PAGE.write_text(PAGE.read_text().split(HEAD)[0] + HEAD + table(self.finds))
+        relist("runs", {find.name: _told(find) for find in self.finds.values()})
 
     def test_all_are_found(self) -> None:
         """None survives the seeds of its ground."""
@@ -121,11 +107,15 @@ class PlantedTests(unittest.SynchronousTestCase):
         self.assertEqual(INVARIANTS - {find.invariant for find in self.finds.values()}, set())
 
     def test_page(self) -> None:
-        """The page has every wrong version, with what is wrong, in this order."""
-        listed = [tuple(line.split(" | ")[:2]) for line in PAGE.read_text().split(HEAD)[1].splitlines()]
+        """The page has every wrong version, with what is wrong, in this order, and where it is found."""
+        again = "TXVBCAST_REWRITE_DOCS=1 with tests.test_explore and tests.test_planted"
+        lines = listed()
         self.assertEqual(
-            listed, [(f"| `{name}`", wrong.what) for name, wrong in PLANTED.items()], "TXVBCAST_REWRITE_DOCS=1"
+            [(line.name, line.what) for line in lines], [(name, wrong.what) for name, wrong in PLANTED.items()], again
         )
+        for line, wrong in zip(lines, PLANTED.values(), strict=True):
+            self.assertEqual(line.runs.partition(":")[0], wrong.ground, f"{line.name}: {again}")
+            self.assertEqual(line.search.partition(":")[0].strip("`"), wrong.scope, f"{line.name}: {again}")
 
     def test_enough(self) -> None:
         """At least thirty, and each is to be found somewhere."""
