@@ -22,7 +22,7 @@ from txvbcast.wire.messages import Entry
 #: What a node never writes unless it has a defect.
 _DEFECTS = ("Traceback", "Unhandled error", "#error", "#critical")
 #: Its last words on a disk that fails.
-_DISK_FAILS = re.compile(r"node \d+ stops: \S+: (disk I/O error|database or disk is full) ")
+_DISK_FAILS = re.compile(r"node \d+ stops: .+: (disk I/O error|database or disk is full) ")
 
 
 @attrs.frozen
