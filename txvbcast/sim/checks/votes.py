@@ -13,7 +13,7 @@ from txvbcast.core.inputs import Prepared, Received
 from txvbcast.sim.checks.facts import Facts
 from txvbcast.sim.checks.steps import Check, Look
 from txvbcast.sim.checks.violation import Violation
-from txvbcast.wire.messages import Decide, Entry, Flight, FlightId, Mode, Propose, Refusal, Standing, Vote
+from txvbcast.wire.messages import Entry, Flight, FlightId, Mode, Propose, Refusal, Standing, Vote
 
 if TYPE_CHECKING:
     from txvbcast.sim.node import SimNode
@@ -26,12 +26,10 @@ class Ballot:
     """A flight of a voted mode.
 
     :ivar needed: members that its coordinator has taken for normal ever since it has proposed the flight.
-    :ivar refused: by member who has voted, the places that it refuses.
-    :ivar decided: the coordinator has asked another node to order it: later votes come too late.
+    :ivar refused: by member who has voted in time, the places that it refuses.
     """
 
     needed: set[int]
-    decided: bool = False
     refused: dict[int, frozenset[int]] = attrs.field(factory=dict)
 
 
@@ -50,7 +48,6 @@ class Votes(Check):
         """Proposals, absences, and what a master puts in the log."""
         return {
             Propose: self._on_propose,
-            Decide: self._on_decide,
             Notify: self._on_notify,
             Persist: self._on_persist,
             Apply: self._on_apply,
@@ -64,23 +61,22 @@ class Votes(Check):
             normal = {peer for peer, seen in peers.items() if seen.core.standing is Standing.NORMAL}
             self._ballots[flight.id] = Ballot(normal)
 
-    def _on_decide(self, node: SimNode, effect: Send) -> None:
-        assert isinstance(effect.message, Decide)
-        ballot = self._ballots.get(effect.message.flight)
-        if ballot is not None:
-            ballot.decided = True
-
     def _on_vote(self, node: SimNode, event: Received) -> None:
         assert isinstance(event.message, Vote)
-        self._voted(event.message.flight, event.peer, event.message.refused)
+        self._voted(node, event.message.flight, event.peer, event.message.refused)
 
     def _on_prepared(self, node: SimNode, event: Prepared) -> None:
         if event.flight.origin == node.node_id:
-            self._voted(event.flight, node.node_id, event.refused)
+            self._voted(node, event.flight, node.node_id, event.refused)
 
-    def _voted(self, flight: FlightId, peer: int, refused: tuple[Refusal, ...]) -> None:
+    def _voted(self, node: SimNode, flight: FlightId, peer: int, refused: tuple[Refusal, ...]) -> None:
         ballot = self._ballots.get(flight)
-        if ballot is not None and not ballot.decided:
+        if ballot is None:
+            return
+        # Whoever is not waited for may come too late: what is still voted on after this vote shows that it did not.
+        known = node.driver.replica.submissions.under_way.get(flight.number)
+        voting = known is not None and known.core.flight.id == flight and known.core.phase == "voting"
+        if voting or (peer in ballot.needed and peer not in ballot.refused):
             ballot.refused[peer] = frozenset(refusal.index for refusal in refused)
 
     def _on_notify(self, node: SimNode, notify: Notify) -> None:
@@ -108,8 +104,7 @@ class Votes(Check):
         if silent:
             raise Violation(f"invariant 8: {flight.id} is in the log at {entry.seq} without a vote of {sorted(silent)}")
         places = set(range(len(flight.items)) if flight.indices is None else flight.indices)
-        # Where the coordinator is the master itself it is not seen when it decides, only whom it waits for.
-        for member in sorted(ballot.refused if ballot.decided else ballot.needed):
+        for member in sorted(ballot.refused):
             if places & ballot.refused[member]:
                 raise Violation(f"invariant 8: {flight.id} is in the log at {entry.seq}, node {member} has refused it")
 
