@@ -141,6 +141,17 @@ class PeerTests(unittest.TestCase):
         self.log_says(said(NORMAL, 2), said(CATCHING_UP, 1))
         self.assertFalse(self.peer.on_announcement(inactive(2), 60.0), "the log has it as over")
 
+    def test_next_absence_from_the_log_alone(self) -> None:
+        """It has its own time: what is left of an earlier announcement says nothing about it.
+
+        Found by random runs, invariant 11: a master failed a member within the time that it had announced.
+        """
+        self.peer.on_announcement(inactive(1), 60.0)
+        self.log_says(said(INACTIVE, 2), deadline_s=90.0)
+        self.assertEqual((self.seen, self.peer.core.absence), ((INACTIVE, 90.0), (1, 2)))
+        self.log_says(said(INACTIVE, 2), deadline_s=95.0)  # its vote is taken
+        self.assertEqual(self.seen, (INACTIVE, 90.0))
+
     def test_overdue(self) -> None:
         """Failed ends the announcement; a new estimate of the same absence is believed all the same."""
         self.peer.on_announcement(inactive(), 60.0)

@@ -126,9 +126,9 @@ def _peer_machine() -> TypeMachine[PeerInputs, PeerCore]:
     @catching_up.upon(PeerInputs.ordered_inactive).to(inactive)
     @failed.upon(PeerInputs.ordered_inactive).to(inactive)
     def on_ordered_inactive(inputs: PeerInputs, core: PeerCore, entry: StandingEntry, deadline_s: float) -> None:
-        core.remember(entry)
+        before = core.absence
         core.kind, core.source = entry.kind, entry.source
-        if core.deadline_s is None:  # the announcement itself did not reach this node
+        if core.remember(entry) > before or core.deadline_s is None:  # the announcement did not reach this node
             core.commons.reach(Mark.ABSENCE_KNOWN_FROM_LOG_ALONE)
             core.expected_ms = entry.expected_ms
             core.announced_s = core.commons.now_s

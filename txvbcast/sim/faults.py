@@ -64,8 +64,7 @@ class Disturber:
             if not node.running:
                 world.restart(node_id)
             for record in world.nodes[node_id].driver.changes():
-                if not record["outcome"]:
-                    world.nodes[node_id].driver.end_change(int(str(record["change_id"])))
+                self.end(node_id, int(str(record["change_id"])))
 
     # --- what the kinds are made of ---------------------------------------------------------
 
@@ -105,12 +104,12 @@ class Disturber:
             if then is not None:
                 then()
 
-    def end(self, node_id: int, change: Change, outcome: str = "done") -> None:
+    def end(self, node_id: int, change_id: int, outcome: str = "done") -> None:
         """The change is over, if the node still knows of it."""
         if self.able(node_id):
             driver = self.world.nodes[node_id].driver
-            if any(record["change_id"] == change.change_id and not record["outcome"] for record in driver.changes()):
-                driver.end_change(change.change_id, outcome)
+            if any(record["change_id"] == change_id and not record["outcome"] for record in driver.changes()):
+                driver.end_change(change_id, outcome)
 
     def kill(self, node_id: int) -> None:
         """Kill a process; a random part of what its disk had under way is kept."""
@@ -153,7 +152,7 @@ def announced(disturber: Disturber, node_id: int) -> None:
     clock_stands = random.random() < 0.3
 
     def go(change: Change) -> None:
-        disturber.freeze(node_id, actual_s, lambda: disturber.end(node_id, change), clock_stands)
+        disturber.freeze(node_id, actual_s, lambda: disturber.end(node_id, change.change_id), clock_stands)
 
     disturber.announce(node_id, expected_s, holdable=True, then=go)
 
@@ -166,9 +165,9 @@ def punctual(disturber: Disturber, node_id: int) -> None:
 
     def go(change: Change) -> None:
         if change.confirmed:
-            disturber.freeze(node_id, actual_s, lambda: disturber.end(node_id, change))
+            disturber.freeze(node_id, actual_s, lambda: disturber.end(node_id, change.change_id))
         else:
-            disturber.end(node_id, change, "cancelled")
+            disturber.end(node_id, change.change_id, "cancelled")
 
     if all(node.able and node.driver.replica.own.state == "normal" for node in disturber.world.nodes.values()):
         disturber.announce(node_id, expected_s, holdable=True, then=go)
@@ -183,7 +182,7 @@ def hasty(disturber: Disturber, node_id: int) -> None:
 
     def end() -> None:
         for change in opened:
-            disturber.end(node_id, change)
+            disturber.end(node_id, change.change_id)
 
     actual_s = expected_s * disturber.random.uniform(0.5, 2.0)
     disturber.later(disturber.random.uniform(0.0, 0.02), disturber.freeze, node_id, actual_s, end)
@@ -198,7 +197,7 @@ def late(disturber: Disturber, node_id: int) -> None:
         disturber.announce(node_id, 2.0, holdable=False, then=end_later)
 
     def end_later(change: Change) -> None:
-        disturber.later(random.uniform(0.1, 2.0), disturber.end, node_id, change)
+        disturber.later(random.uniform(0.1, 2.0), disturber.end, node_id, change.change_id)
 
     disturber.freeze(node_id, random.uniform(0.2, 2.0), announce)
 
@@ -208,7 +207,7 @@ def cancelled(disturber: Disturber, node_id: int) -> None:
     """Announce an absence that never comes."""
     outcome = disturber.random.choice(["cancelled", "failed"])
     holdable = disturber.random.random() < 0.5
-    disturber.announce(node_id, 2.0, holdable, lambda change: disturber.end(node_id, change, outcome))
+    disturber.announce(node_id, 2.0, holdable, lambda change: disturber.end(node_id, change.change_id, outcome))
 
 
 @_fault
@@ -220,7 +219,7 @@ def overlapping(disturber: Disturber, node_id: int) -> None:
         disturber.announce(node_id, expected_s, holdable=True, then=lambda change: opened(change, expected_s))
 
     def opened(change: Change, expected_s: float) -> None:
-        disturber.later(expected_s * random.uniform(0.3, 1.5), disturber.end, node_id, change)
+        disturber.later(expected_s * random.uniform(0.3, 1.5), disturber.end, node_id, change.change_id)
         disturber.later(expected_s * random.uniform(0.1, 1.0), estimate, change)
 
     def estimate(change: Change) -> None:
