@@ -8,7 +8,7 @@ from txvbcast.driver import Change
 from txvbcast.sim.network import Conditions
 from txvbcast.sim.watch import Watcher
 from txvbcast.sim.world import World
-from txvbcast.wire.messages import Inactive, Message, Resumed, Standing, StandingEntry
+from txvbcast.wire.messages import Inactive, Message, Mode, Resumed, Standing, StandingEntry
 
 
 def settled(seed: int, nodes: int) -> World:
@@ -113,3 +113,18 @@ class FoundTests(unittest.SynchronousTestCase):
         world.run_until(world.quiet, 30.0, "everything is settled")
         told = [entry.standing.standing for entry in world.logs()[1] if entry.standing and entry.standing.node_id == 3]
         self.assertNotIn(Standing.FAILED, told)
+
+    def test_flights_of_a_handover_that_is_called_off(self) -> None:
+        """What coordinators have had decided meanwhile is ordered when the master goes on."""
+        world = settled(13, 3)
+        refused: list[object] = []
+        world.disk_factor[2] = 2000.0  # the successor does not store the log in time
+        world.submit(3, b"fills the log")
+        world.run(0.05)
+        world.nodes[1].driver.move_master(2).addErrback(lambda failure: refused.append(failure.value))
+        world.run(0.05)
+        waiting = world.submit(3, b"waits", Mode.TWO_PHASE, 20.0)
+        world.run_until(lambda: bool(refused), 10.0, "an answer to the move")
+        world.disk_factor[2] = 1.0
+        world.run_until(lambda: waiting.answer is not None, 10.0, "an answer to the client")
+        self.assertEqual(waiting.kind, "committed")

@@ -109,6 +109,7 @@ class Replica:
         self._ticks = 0
         self._masterless_since_s: float | None = 0.0
         self._told_master = 0
+        self._term = (0, 0)
         self._on_input = self._input_handlers()
         self._on_message = self._message_handlers()
         self._on_signal = self._signal_handlers()
@@ -174,6 +175,7 @@ class Replica:
             signals.ClaimWon: self._on_claim_won,
             signals.OfficeTaken: self._on_office_taken,
             signals.OfficeOpened: self._on_office_opened,
+            signals.OfficeGoesOn: lambda signal: self._go_on_ordering(),
             signals.OfficeLeft: self._on_office_left,
             signals.HandedOver: self._on_handed_over,
             signals.Advanced: lambda signal: self._apply(),
@@ -355,8 +357,11 @@ class Replica:
         master = self.master
         if master == self.commons.me and self.office is not None and self.office.paused:
             master = 0
-        if master == self.submissions.master:
+        # The same node in its next office is another master: what it was told in the last one is forgotten.
+        term = (master, self.journal.log_epoch if master else 0)
+        if term == self._term:
             return
+        self._term = term
         self.submissions.on_master(master)
         self.reads.on_master(master)
         if not master:
@@ -452,6 +457,11 @@ class Replica:
         ready = self.proposals.ready(fid)
         if ready is not None:
             office.order_flight(*ready)
+
+    def _go_on_ordering(self) -> None:
+        """What came while the office was paused has its turn."""
+        self._order_waiting()
+        self._reconcile()
 
     def _order_waiting(self) -> None:
         for fid in sorted(self.proposals.held):
@@ -709,8 +719,7 @@ class Replica:
             return
         self.commons.reach(Mark.OFFICE_PROVED)
         office.paused = ""
-        self._order_waiting()
-        self._reconcile()
+        self._go_on_ordering()
 
     def _on_read(self, peer: int, message: messages.Read) -> None:
         office = self.office

@@ -31,6 +31,11 @@ class OfficeOpened:
 
 
 @attrs.frozen
+class OfficeGoesOn:
+    """Nothing keeps this master from ordering any longer."""
+
+
+@attrs.frozen
 class OfficeLeft:
     """This node is master no more."""
 
@@ -67,5 +72,6 @@ class PeerChanged:
 
 
 Signal = Union[
-    ClaimWon, OfficeTaken, OfficeOpened, OfficeLeft, HandedOver, Advanced, OwnStandingChanged, PeerChanged,
+    ClaimWon, OfficeTaken, OfficeOpened, OfficeGoesOn, OfficeLeft, HandedOver, Advanced, OwnStandingChanged,
+    PeerChanged,
 ]  # fmt: skip

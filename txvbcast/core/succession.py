@@ -15,6 +15,7 @@ from txvbcast.core.journal import Journal
 from txvbcast.core.liveness import Liveness
 from txvbcast.core.marks import Mark
 from txvbcast.core.mastership import Mastership
+from txvbcast.core.signals import OfficeGoesOn
 from txvbcast.core.standing import OwnLife, Peer
 from txvbcast.core.table import claim_rank, is_quorum
 from txvbcast.wire.messages import (
@@ -249,6 +250,7 @@ class Succession:
         if self.plan is not None and office is not None and self.mastership.core.role != "handing_over":
             self.commons.notify("mastership", self.commons.me, f"no handover to node {self.plan.to}: {reason}", {})
             office.paused = ""
+            self.commons.signal(OfficeGoesOn())
         elif self.mastership.core.role == "handing_over":
             self.commons.reach(Mark.HANDOVER_CANCELLED_TOO_LATE)
         self.plan = None

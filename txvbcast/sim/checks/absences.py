@@ -135,7 +135,7 @@ class Absences(Check):
             return
         if entry.standing is not Standing.INACTIVE:
             known.deadline_s = None
-        elif known.deadline_s is None and key > known.key[:2]:  # the announcement itself did not come
+        elif key > known.key[:2]:  # the announcement itself did not come
             known.key = (*key, -1)
             known.deadline_s = self._deadline_s(node, entry.expected_ms)
 
