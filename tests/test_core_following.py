@@ -9,9 +9,9 @@ from tests.core_samples import E1_1, commons, effects, entry, journal
 from txvbcast.config import Address, MemberConfig, ProtocolConfig
 from txvbcast.core import epochs
 from txvbcast.core.catchup import WINDOW_ENTRIES, Server
-from txvbcast.core.commons import TICK
+from txvbcast.core.commons import TICK, TURN
 from txvbcast.core.effects import Effect, Persist, Prepare, ReadLog, Send
-from txvbcast.core.inputs import Persisted, Received, Restored, StoredState, TimerFired
+from txvbcast.core.inputs import Persisted, Received, Restored, StoredState, Submitted, TimerFired
 from txvbcast.core.replica import Replica
 from txvbcast.core.table import digest
 from txvbcast.wire.messages import (
@@ -203,6 +203,17 @@ class FollowerTests(unittest.SynchronousTestCase):
         self.assertEqual(self.replica.own.state, "catching_up")  # an entry that is not here yet may be about it
         self.receive(3, self.heartbeat(SECOND, 2, 2, Standing.NORMAL))
         self.assertEqual(self.replica.own.state, "normal")
+
+    def test_next_office_of_the_same_master(self) -> None:
+        """What it was sent in its last one is sent again: a master forgets it with its office."""
+        self.receive(1, Start(FIRST, 0, (), 0))
+        for seq, standing in ((1, Standing.CATCHING_UP), (2, Standing.NORMAL)):
+            self.receive(1, Order(FIRST, seq, seq, 0, standing=StandingEntry(2, standing, True, 1, 0)))
+        self.replica.step(0.0, Submitted(1, Mode.BROADCAST, b"x", 5.0))
+        first = self.sent(self.replica.step(0.0, TimerFired(TURN)), Propose)
+        self.assertEqual(len(first), 2)
+        again = self.sent(self.receive(1, Start(epochs.pair(2, 1), 0, (Run(1, FIRST),), 2)), Propose)
+        self.assertEqual(again, first[:1])
 
     def test_stored_only_after_the_disk(self) -> None:
         """Neither the adoption nor an entry is acknowledged before it is durable."""
