@@ -19,6 +19,7 @@ setup(
         "txvbcast.sim.checks",
         "txvbcast.sim.explore",
         "txvbcast.store",
+        "txvbcast.virt",
         "txvbcast.wire",
         "twisted.plugins",
     ],

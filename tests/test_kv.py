@@ -10,10 +10,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from twisted.trial import unittest
 from zope.interface.verify import verifyObject
 
+from txvbcast import plugins as finder
 from txvbcast.config import PluginConfig
 from txvbcast.errors import ConfigError
 from txvbcast.interfaces import IResourceManager, Refused, Tx
-from txvbcast.managers import built_in, plugins
+from txvbcast.managers import plugins
 from txvbcast.managers.kv import (
     KEY_CHARS_MAX,
     KeyValueManager,
@@ -256,13 +257,12 @@ class Loading(unittest.TestCase):
     """From a configuration to a manager."""
 
     def setUp(self) -> None:
-        self.patch(plugins, "getPlugins", lambda interface: [SpareFactory()])
+        self.patch(finder, "getPlugins", lambda interface: [SpareFactory()])
 
     def test_built_in(self) -> None:
         manager = plugins.load(PluginConfig(name="store", plugin="kv"))
         self.assertIsInstance(manager, KeyValueManager)
         self.assertEqual(manager.name, "store")
-        self.assertIsNone(built_in("no such"))
 
     def test_third_party(self) -> None:
         self.assertEqual(plugins.load(PluginConfig(name="s", plugin="spare")).name, "s")
@@ -278,7 +278,7 @@ class Loading(unittest.TestCase):
         self.assertIn("option bad is not known", self.refused("spare", bad=1))
 
     def test_not_a_manager(self) -> None:
-        self.assertIn("does not make a resource manager", self.refused("spare", whole=False))
+        self.assertIn("does not make an IResourceManager", self.refused("spare", whole=False))
 
 
 class Discovery(unittest.TestCase):

@@ -7,7 +7,8 @@ meet the cluster here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Union
+from pathlib import Path
+from typing import Any, Union
 
 import attrs
 from twisted.internet.defer import Deferred
@@ -107,26 +108,130 @@ class IObserver(Interface):
         """One event: ``id`` (rising), ``kind``, ``node_id``, ``reason``, ``time_s`` and facts of that kind."""
 
 
+#: Facts about a change that the estimator understands; an adapter may give others too, which are kept for people.
+#: Bytes, bytes per second and seconds, as the names say.
+FACTS: Mapping[str, str] = {
+    "expected_s": "how long the platform itself says that the change will take, from now on",
+    "remaining_bytes": "what is still to be copied",
+    "bandwidth_bytes_per_s": "how fast it is copied",
+    "dirty_bytes_per_s": "how fast the guest changes what was copied already",
+    "downtime_s": "how long the guest stands still at the end, as measured or expected",
+    "memory_bytes": "the guest's memory as a whole",
+    "memory_delta_bytes": "how much memory is added, or taken when negative",
+    "vcpu_delta": "how many CPUs are added, or taken when negative",
+}
+
+
+@attrs.frozen
+class Go:
+    """The cluster's word to an adapter: the platform may be let go now.
+
+    :ivar confirmed: the others know of the absence and go on without this node.
+    :ivar unsafe: why the cluster cannot afford it; empty when it can, or did not say in time.
+    """
+
+    confirmed: bool
+    unsafe: str = ""
+
+
 class IChangeSink(Interface):
-    """Where an adapter says what the virtualization layer does to this node."""
+    """Where an adapter says what the virtualization layer does to this node.
 
-    def begin(kind: str, facts: Mapping[str, object], source_id: str, holdable: bool) -> None:
-        """A change begins; ``source_id`` is the adapter's name for it."""
+    A change is named by ``source_id``, the platform's own name for it (an event id, a job).  ``sequence``
+    is any number that rises with the platform's events about it (a time stamp in microseconds, a
+    document's number): what is not above the last one applied is a repeat and changes nothing.
 
-    def update(source_id: str, facts: Mapping[str, object]) -> None:
-        """New facts about a change under way."""
+    None of these raises for what a platform says, whatever it is, and none blocks.
+    """
 
-    def end(source_id: str, outcome: str) -> None:
+    def begin(
+        kind: str,
+        facts: Mapping[str, object],
+        source_id: str,
+        holdable: bool,
+        sequence: int | None = None,
+        hold_s: float | None = None,
+        member: int | None = None,
+    ) -> Deferred[Go]:
+        """A change begins.  One that is under way already is brought up to date instead.
+
+        :param kind: one of :data:`txvbcast.config.CHANGE_KINDS`; one that was not configured is passed over.
+        :param facts: see :data:`FACTS`.
+        :param holdable: the platform waits until the adapter lets it go; the node then waits its turn,
+            decides its own flights first, and announces.
+        :param hold_s: so long at most: the bound, with what the adapter itself still needs taken off.
+        :param member: the node id of another member that it happens to: a third party's word.
+        :returns: fires, and never fails, when the platform may be let go: confirmed, or the bound is over,
+            or the change has ended; at once when it is not to be announced.
+        """
+
+    def update(source_id: str, facts: Mapping[str, object], sequence: int | None = None) -> None:
+        """New facts about a change under way; they replace those of the same names."""
+
+    def end(source_id: str, outcome: str, sequence: int | None = None) -> None:
         """It is over: ``done``, ``cancelled`` or ``failed``."""
+
+    def under_way() -> tuple[str, ...]:
+        """The ``source_id`` of each change that this sink has begun and not ended, oldest first.
+
+        After a new connection an adapter asks its platform for the present state, ends what is over,
+        and begins what it has missed.
+        """
+
+    def connected(where: str) -> None:
+        """The platform can be heard; ``where`` names it for people."""
+
+    def lost(problem: str) -> None:
+        """It cannot be heard now, and why; the adapter goes on trying.  Logged once, however often it is said."""
+
+    def paused(pause_s: float, evidence: str) -> None:
+        """This node was stopped for about ``pause_s`` without a word; ``evidence`` says how that is known."""
+
+    def stop_node(reason: str) -> None:
+        """This node must not go on, whatever the protocol says: it is not the machine that it was."""
+
+
+@attrs.frozen
+class Surroundings:
+    """What an adapter is given to work with.
+
+    :ivar reactor: timers, connections, processes and threads.
+    :ivar node_id: this node.
+    :ivar node_name: its name, by which a platform may know it.
+    :ivar members: the node id of each member's name.
+    :ivar data_dir: where an adapter may keep a file of its own, named after its plugin.
+    """
+
+    reactor: Any
+    node_id: int
+    node_name: str
+    members: Mapping[str, int]
+    data_dir: Path
 
 
 class IChangeAdapter(Interface):
-    """Learns of configuration changes from a virtualization layer."""
+    """Learns of configuration changes from a virtualization layer.
+
+    It never blocks the reactor, and loses nothing for good: when its platform cannot be heard it says so,
+    tries again with growing pauses, and then asks for the present state.
+    """
 
     kinds = Attribute("The kinds of change that it can tell of.")
 
-    def start(sink: object) -> None:
-        """Register for the changes; tell ``sink`` (an :class:`IChangeSink`) of them from now on."""
+    def start(sink: IChangeSink) -> None:
+        """Register for the changes; tell ``sink`` of them from now on."""
 
-    def stop() -> Deferred[None]:
-        """Tell of no more."""
+    def stop() -> Deferred[None] | None:
+        """Tell of no more, and let go of whatever is held."""
+
+
+class IChangeAdapterFactory(Interface):
+    """Makes adapters from a configuration; found as a Twisted plugin."""
+
+    plugin = Attribute("The name by which an item of ``adapters`` asks for it.")
+
+    def make(options: Mapping[str, object], surroundings: Surroundings) -> IChangeAdapter:
+        """A new adapter, not yet started.
+
+        :raises ValueError: ``options`` cannot be used; the text names the one and what was expected.
+        """

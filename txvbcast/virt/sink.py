@@ -1,0 +1,239 @@
+"""Between an adapter and the node: each event once, each change under one name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import attrs
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from txvbcast.interfaces import Go, IChangeSink
+
+log = Logger()
+
+#: Changes of one adapter that are remembered, so that repeats of their events are known as such.
+OBJECTS_MAX = 1000
+
+
+class Held(Protocol):
+    """A change that the node was told of; :class:`txvbcast.admission.HeldChange` is one."""
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended: by the adapter's word, or by its time."""
+
+    @property
+    def go(self) -> Deferred[Go]:
+        """A new Deferred that fires when the platform may be let go."""
+
+    def update(self, facts: Mapping[str, object]) -> None:
+        """New facts."""
+
+    def end(self, outcome: str) -> None:
+        """It is over."""
+
+
+class Node(Protocol):
+    """What a sink needs of the node; :class:`txvbcast.driver.Driver` has it."""
+
+    def hold_change(
+        self,
+        kind: str,
+        facts: Mapping[str, object],
+        source: str,
+        holdable: bool,
+        hold_s: float | None = None,
+        member: int | None = None,
+    ) -> Held:
+        """Announce a change, in its turn when it can be held."""
+
+    def was_paused(self, pause_s: float, evidence: str) -> None:
+        """The node was stopped for a while."""
+
+    def stop_for(self, reason: str) -> None:
+        """The node must not go on."""
+
+    def tell(self, kind: str, reason: str, facts: Mapping[str, object]) -> None:
+        """Raise an event about this node."""
+
+
+@attrs.define(eq=False)
+class _Object:
+    """A change as its platform names it."""
+
+    kind: str
+    member: int | None
+    sequence: int | None
+    held: Held
+
+
+@implementer(IChangeSink)
+class Sink:
+    """What one adapter speaks to.
+
+    :param source: the adapter's name, which marks what it says.
+    :param kinds: the kinds of change that were configured.
+    :ivar state: ``starting``, ``connected`` or ``lost``.
+    :ivar since_s: since when, by the clock that was given.
+    :ivar problem: why it is lost, else empty.
+    :ivar counters: events by what became of them.
+    """
+
+    def __init__(self, node: Node, source: str, kinds: tuple[str, ...], seconds: Callable[[], float]) -> None:
+        self.source = source
+        self.kinds = kinds
+        self.state = "starting"
+        self.where = ""
+        self.problem = ""
+        self.since_s = seconds()
+        self.counters: Counter[str] = Counter()
+        self._node = node
+        self._seconds = seconds
+        self._objects: dict[str, _Object] = {}
+        self._closed = False
+
+    def close(self) -> None:
+        """Hear no more; what is under way is ended by its time, or by the next life of this adapter."""
+        self._closed = True
+
+    # --- changes ---------------------------------------------------------------------------
+
+    def begin(
+        self,
+        kind: str,
+        facts: Mapping[str, object],
+        source_id: str,
+        holdable: bool,
+        sequence: int | None = None,
+        hold_s: float | None = None,
+        member: int | None = None,
+    ) -> Deferred[Go]:
+        """See :meth:`txvbcast.interfaces.IChangeSink.begin`."""
+        known = self._objects.get(source_id)
+        if self._closed or kind not in self.kinds:
+            self.counters["passed_over"] += 1
+            return succeed(Go(confirmed=False))
+        if known is not None and self._is_repeat(known, sequence):
+            return known.held.go
+        if known is not None and not known.held.over:
+            self._begun_again(known, kind, facts, source_id, member)
+            return known.held.go
+        if not self._make_room():
+            return succeed(Go(confirmed=False))
+        self.counters["begun"] += 1
+        held = self._node.hold_change(kind, facts, self.source, holdable, hold_s, member)
+        self._objects.pop(source_id, None)
+        self._objects[source_id] = _Object(kind, member, sequence, held)
+        return held.go
+
+    def _begun_again(
+        self, known: _Object, kind: str, facts: Mapping[str, object], source_id: str, member: int | None
+    ) -> None:
+        if (kind, member) != (known.kind, known.member):
+            self._contradict(source_id, f"it was said to be {known.kind} and is now said to be {kind}")
+            return
+        self.counters["updated"] += 1
+        known.held.update(facts)
+
+    def update(self, source_id: str, facts: Mapping[str, object], sequence: int | None = None) -> None:
+        """See :meth:`txvbcast.interfaces.IChangeSink.update`."""
+        known = self._objects.get(source_id)
+        if self._closed or known is None or self._is_repeat(known, sequence) or known.held.over:
+            self.counters["passed_over"] += known is None
+            return
+        self.counters["updated"] += 1
+        known.held.update(facts)
+
+    def end(self, source_id: str, outcome: str, sequence: int | None = None) -> None:
+        """See :meth:`txvbcast.interfaces.IChangeSink.end`."""
+        known = self._objects.get(source_id)
+        if self._closed or known is None:
+            self.counters["passed_over"] += 1
+            return
+        if self._is_repeat(known, sequence):
+            return
+        if known.held.over:
+            self.counters["passed_over"] += 1  # its time was over before
+            return
+        if outcome not in ("done", "cancelled", "failed"):
+            self._contradict(source_id, f"it is said to have ended as {outcome!r}")
+            return
+        self.counters["ended"] += 1
+        known.held.end(outcome)
+
+    def under_way(self) -> tuple[str, ...]:
+        """See :meth:`txvbcast.interfaces.IChangeSink.under_way`."""
+        return tuple(source_id for source_id, known in self._objects.items() if not known.held.over)
+
+    def _is_repeat(self, known: _Object, sequence: int | None) -> bool:
+        if sequence is None:
+            return False
+        if known.sequence is not None and sequence <= known.sequence:
+            self.counters["repeated"] += 1
+            return True
+        known.sequence = sequence
+        return False
+
+    def _contradict(self, source_id: str, what: str) -> None:
+        """The node stays inactive, until the change's end or its time: that is the safe side."""
+        self.counters["contradicted"] += 1
+        reason = f"adapter {self.source} contradicts itself about {source_id!r}: {what}; the node stays inactive"
+        self._node.tell("adapter_contradiction", reason, {"adapter": self.source, "source_id": source_id})
+
+    def _make_room(self) -> bool:
+        if len(self._objects) < OBJECTS_MAX:
+            return True
+        for source_id, known in self._objects.items():
+            if known.held.over:
+                del self._objects[source_id]
+                return True
+        self._contradict("", f"it has {OBJECTS_MAX} changes under way; no more are taken")
+        return False
+
+    # --- the platform ------------------------------------------------------------------------
+
+    def connected(self, where: str) -> None:
+        """See :meth:`txvbcast.interfaces.IChangeSink.connected`."""
+        self._enter("connected", "", where)
+
+    def lost(self, problem: str) -> None:
+        """See :meth:`txvbcast.interfaces.IChangeSink.lost`."""
+        self.counters["lost"] += 1
+        self._enter("lost", problem, self.where)
+
+    def _enter(self, state: str, problem: str, where: str) -> None:
+        if self._closed or (state, problem, where) == (self.state, self.problem, self.where):
+            return
+        if state != self.state:
+            self.since_s = self._seconds()
+        self.state, self.problem, self.where = state, problem, where
+        reason = f"adapter {self.source}: {problem or f'hears {where}'}"
+        self._node.tell(f"adapter_{state}", reason, {"adapter": self.source})
+
+    def paused(self, pause_s: float, evidence: str) -> None:
+        """See :meth:`txvbcast.interfaces.IChangeSink.paused`."""
+        if not self._closed:
+            self.counters["paused"] += 1
+            self._node.was_paused(pause_s, evidence)
+
+    def stop_node(self, reason: str) -> None:
+        """See :meth:`txvbcast.interfaces.IChangeSink.stop_node`."""
+        if not self._closed:
+            self._node.stop_for(reason)
+
+    def document(self) -> dict[str, object]:
+        """For ``status``, ready for JSON."""
+        return {
+            "adapter": self.source,
+            "state": self.state,
+            "where": self.where,
+            "problem": self.problem,
+            "since_ms": round((self._seconds() - self.since_s) * 1000),
+            "kinds": list(self.kinds),
+            "under_way": list(self.under_way()),
+            "counters": dict(sorted(self.counters.items())),
+        }
