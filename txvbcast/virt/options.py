@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from txvbcast.units import parse_duration
 
@@ -25,6 +26,25 @@ class Options:
         value = self._take(name, str, default, "a text")
         if not value:
             raise ValueError(f"{name}: expected a text that is not empty")
+        return value
+
+    def text_or_none(self, name: str) -> str | None:
+        """A text that is not empty, or None when it is not given."""
+        self._known.append(name)
+        return self.text(name) if name in self._given else None
+
+    def url(self, name: str, default: str) -> str:
+        """Where a service is: scheme, host and perhaps a port, such as ``http://169.254.169.254``."""
+        value = self.text(name, default)
+        wanted = "a URL of scheme, host and perhaps a port, such as http://169.254.169.254"
+        try:
+            parts = urlsplit(value)
+            port = parts.port  # looked at because it is checked only then
+        except ValueError as error:
+            raise ValueError(f"{name}: expected {wanted}, got {value!r}: {error}") from error
+        rest = (parts.username, parts.password, parts.path.rstrip("/"), parts.query, parts.fragment)
+        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or any(rest):
+            raise ValueError(f"{name}: expected {wanted}, got {value!r}")
         return value
 
     def flag(self, name: str, default: bool) -> bool:

@@ -1,0 +1,211 @@
+"""HTTP to metadata services, over loopback connections: whole answers, and everything else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial import unittest
+
+from tests import metadata_server as broken
+from tests.metadata_server import AzurePages, MetadataServer
+from txvbcast.virt.metadata import BODY_BYTES_MAX, Answer, Appointments, Metadata, parse_time
+from txvbcast.virt.polling import Unreachable
+
+
+class Form(msgspec.Struct):
+    """What the tests expect."""
+
+    events: list[str] = []
+
+
+class MetadataTests(unittest.TestCase):
+    """One question each."""
+
+    timeout_s = 5.0
+
+    def setUp(self) -> None:
+        self.server = MetadataServer(AzurePages())
+        self.addCleanup(self.server.close)
+        self.metadata = Metadata(reactor, self.server.endpoint + "/", self.timeout_s, "Azure")
+
+    async def ask(self, **how: Any) -> Answer:
+        """The machine's page."""
+        return await self.metadata.ask("GET", "/metadata/instance", {"Metadata": "true"}, {"api-version": "1"}, **how)
+
+    async def problem(self, fault: broken.Fault, **how: Any) -> Unreachable:
+        """What is said of a fault, which must leave no connection behind."""
+        self.server.break_down(fault)
+        try:
+            answer = await self.ask(**how)
+            answer.document(Form)
+        except Unreachable as error:
+            await self.no_connection()
+            self.assertIn(f"GET {self.server.endpoint}/metadata/instance", str(error))
+            return error
+        raise AssertionError(f"{answer} is no problem")
+
+    async def no_connection(self) -> None:
+        """Wait until the server has none; a test that waits for ever fails by trial's time limit."""
+        while self.server.connections:
+            turn: Deferred[None] = Deferred()
+            reactor.callLater(0.001, turn.callback, None)
+            await turn
+
+    async def test_answer(self) -> None:
+        answer = await self.ask()
+        self.assertEqual((answer.status, answer.header("content-type"), answer.header("X")), (200, "text/html", ""))
+        self.assertIn('"name": "vm1"', answer.text())
+        (asked,) = self.server.asked
+        self.assertEqual((asked.method, asked.query, asked.body), ("GET", {"api-version": "1"}, b""))
+        await self.no_connection()
+
+    async def test_document_sent(self) -> None:
+        await self.metadata.ask("POST", "/x", {"Metadata": "true"}, document={"a": [1]}, also=(400,))
+        (asked,) = self.server.asked
+        self.assertEqual((asked.method, asked.body), ("POST", b'{"a":[1]}'))
+
+    async def test_status_that_is_expected(self) -> None:
+        self.server.break_down(broken.status(404))
+        self.assertEqual((await self.ask(also=(404, 410))).status, 404)
+
+    async def test_status_that_is_not(self) -> None:
+        for code in (301, 400, 404, 410, 429, 500, 503):
+            error = await self.problem(broken.status(code, Location=self.server.endpoint))
+            self.assertIn(f"answered {code}: b'<html>error {code}</html>'", str(error))
+            self.assertIsNone(error.retry_after_s)
+
+    async def test_retry_after(self) -> None:
+        for text, expected in (("7", 7.0), ("Wed, 21 Oct 2015 07:28:00 GMT", None), ("-1", None), ("²", None)):
+            error = await self.problem(broken.status(429, Retry_After=text))
+            self.assertEqual(error.retry_after_s, expected)
+
+    async def test_hung(self) -> None:
+        for fault in (broken.hang, broken.hang_in_body):
+            error = await self.problem(fault, timeout_s=0.05)
+            self.assertIn("no answer within 50ms; is this a machine of Azure", str(error))
+
+    async def test_nobody_listens(self) -> None:
+        await self.server.close()
+        error = await self.problem(broken.hang)
+        self.assertIn("refused", str(error))
+
+    async def test_no_such_host(self) -> None:
+        self.metadata = Metadata(reactor, "http://no.such.host.invalid", self.timeout_s, "Azure")
+        with self.assertRaises(Unreachable) as caught:
+            await self.ask()
+        self.assertIn("http://no.such.host.invalid/metadata/instance: ", str(caught.exception))
+
+    async def test_connection_cut(self) -> None:
+        for fault in (broken.cut, broken.cut_in_body, broken.garbage, broken.bad_encoding):
+            error = await self.problem(fault)
+            self.assertIn("is this a machine of Azure", str(error))
+
+    async def test_not_understood(self) -> None:
+        for fault, why in (
+            (broken.half_json, "truncated"),
+            (broken.binary, "malformed"),
+            (broken.deep, "Expected `object`"),
+            (broken.deep_inside, "recursion"),
+            (broken.says([]), "Expected `object`, got `array`"),
+            (broken.says({"events": [1, 2]}), "$.events[0]"),
+            (broken.says(""), "truncated"),
+        ):
+            error = await self.problem(fault)
+            self.assertIn("answered 200 and what nobody understands", str(error))
+            self.assertIn(why, str(error))
+            self.assertLess(len(str(error)), 400)
+
+    async def test_no_text(self) -> None:
+        self.server.break_down(broken.binary)
+        answer = await self.ask()
+        self.assertRaises(Unreachable, answer.text)
+
+    async def test_too_long(self) -> None:
+        error = await self.problem(broken.huge)
+        self.assertIn("answered more than 1MiB", str(error))
+
+    async def test_longest(self) -> None:
+        """The bound itself is still read."""
+        self.server.break_down(broken.says('"' + "x" * (BODY_BYTES_MAX - 2) + '"'))
+        self.assertEqual(len((await self.ask()).body), BODY_BYTES_MAX)
+
+    async def test_header_too_long(self) -> None:
+        await self.problem(broken.huge_header)
+
+    async def test_given_up(self) -> None:
+        """Whoever asks no more leaves no connection."""
+        for fault in (broken.hang, broken.hang_in_body):
+            self.server.break_down(fault)
+            asked = self.server.until_asked()
+            asking = Deferred.fromCoroutine(self.ask())
+            ended: list[object] = []
+            asking.addErrback(ended.append)
+            await asked
+            asking.cancel()
+            await self.no_connection()
+            self.assertEqual(len(ended), 1)
+
+
+class TimeTests(unittest.TestCase):
+    """Times as clouds write them."""
+
+    def test_forms(self) -> None:
+        for text in ("Mon, 19 Sep 2016 18:29:47 GMT", "19 Sep 2016 18:29:47 GMT", "2016-09-19T18:29:47Z"):
+            self.assertEqual(parse_time(text), 1474309787.0)
+        self.assertEqual(parse_time("2016-09-19T18:29:47"), 1474309787.0)
+
+    def test_garbage(self) -> None:
+        for text in ("", "soon", "99 Sep 2016 18:29:47 GMT", "1 Jan 99999999999999999999 00:00:00 GMT", "1" * 5000):
+            self.assertIsNone(parse_time(text), text[:40])
+
+
+class AppointmentsTests(unittest.TestCase):
+    """Calls by name."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.appointments = Appointments(self.clock)
+        self.calls: list[str] = []
+
+    def make(self, name: str, delay_s: float, what: str) -> None:
+        """An appointment that is written down."""
+        self.appointments.make(name, delay_s, lambda: self.calls.append(what))
+
+    def test_kept(self) -> None:
+        self.make("a", 2.0, "first")
+        self.make("b", 1.0, "second")
+        self.clock.advance(2.0)
+        self.assertEqual(self.calls, ["second", "first"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_at_once(self) -> None:
+        self.make("a", 2.0, "late")
+        self.make("a", -1.0, "now")
+        self.assertEqual(self.calls, ["now"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_moved(self) -> None:
+        self.make("a", 1.0, "old")
+        self.make("a", 3.0, "new")
+        self.clock.advance(2.0)
+        self.assertEqual(self.calls, [])
+        self.clock.advance(1.0)
+        self.assertEqual(self.calls, ["new"])
+
+    def test_forgotten(self) -> None:
+        self.make("a", 1.0, "a")
+        self.make("b", 1.0, "b")
+        self.appointments.drop("a")
+        self.appointments.drop("none")
+        self.appointments.clear()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_made_anew_when_kept(self) -> None:
+        self.appointments.make("a", 1.0, lambda: self.make("a", 1.0, "again"))
+        self.clock.advance(1.0)
+        self.clock.advance(1.0)
+        self.assertEqual(self.calls, ["again"])
