@@ -17,6 +17,10 @@ log = Logger()
 
 #: Changes of one adapter that are remembered, so that repeats of their events are known as such.
 OBJECTS_MAX = 1000
+#: Contradictions about one change that are told.
+CONTRADICTIONS_MAX = 10
+#: How a change can end.
+OUTCOMES = ("done", "cancelled", "failed")
 
 
 class Held(Protocol):
@@ -49,7 +53,10 @@ class Node(Protocol):
         hold_s: float | None = None,
         member: int | None = None,
     ) -> Held:
-        """Announce a change, in its turn when it can be held."""
+        """Announce a change, in its turn when it can be held.
+
+        :raises ValueError: no such member.
+        """
 
     def was_paused(self, pause_s: float, evidence: str) -> None:
         """The node was stopped for a while."""
@@ -63,12 +70,16 @@ class Node(Protocol):
 
 @attrs.define(eq=False)
 class _Object:
-    """A change as its platform names it."""
+    """A change as its platform names it.
+
+    :ivar contradictions: what was said already about contradictory words.
+    """
 
     kind: str
     member: int | None
     sequence: int | None
     held: Held
+    contradictions: set[str] = attrs.field(factory=set)
 
 
 @implementer(IChangeSink)
@@ -95,6 +106,8 @@ class Sink:
         self._seconds = seconds
         self._objects: dict[str, _Object] = {}
         self._closed = False
+        self._full = False
+        self._refusal = ""
 
     def close(self) -> None:
         """Hear no more; what is under way is ended by its time, or by the next life of this adapter."""
@@ -120,50 +133,60 @@ class Sink:
         if known is not None and self._is_repeat(known, sequence):
             return known.held.go
         if known is not None and not known.held.over:
-            self._begun_again(known, kind, facts, source_id, member)
+            self._begun_again(known, source_id, kind, member, facts)
             return known.held.go
         if not self._make_room():
+            self.counters["passed_over"] += 1
+            return succeed(Go(confirmed=False))
+        try:
+            held = self._node.hold_change(kind, facts, self.source, holdable, hold_s, member)
+        except ValueError as error:
+            self._refused(str(error))
             return succeed(Go(confirmed=False))
         self.counters["begun"] += 1
-        held = self._node.hold_change(kind, facts, self.source, holdable, hold_s, member)
         self._objects.pop(source_id, None)
         self._objects[source_id] = _Object(kind, member, sequence, held)
         return held.go
 
     def _begun_again(
-        self, known: _Object, kind: str, facts: Mapping[str, object], source_id: str, member: int | None
+        self, known: _Object, source_id: str, kind: str, member: int | None, facts: Mapping[str, object]
     ) -> None:
-        if (kind, member) != (known.kind, known.member):
-            self._contradict(source_id, f"it was said to be {known.kind} and is now said to be {kind}")
-            return
-        self.counters["updated"] += 1
-        known.held.update(facts)
+        if kind != known.kind:
+            self._contradict(known, source_id, f"it was said to be {known.kind} and is now said to be {kind}")
+        elif member != known.member:
+            before, now = (each or "this node" for each in (known.member, member))
+            self._contradict(known, source_id, f"it was said to happen to {before} and is now said to happen to {now}")
+        else:
+            self.counters["updated"] += 1
+            known.held.update(facts)
 
     def update(self, source_id: str, facts: Mapping[str, object], sequence: int | None = None) -> None:
         """See :meth:`txvbcast.interfaces.IChangeSink.update`."""
-        known = self._objects.get(source_id)
-        if self._closed or known is None or self._is_repeat(known, sequence) or known.held.over:
-            self.counters["passed_over"] += known is None
-            return
-        self.counters["updated"] += 1
-        known.held.update(facts)
+        known = self._heard_of(source_id, sequence)
+        if known is not None:
+            self.counters["updated"] += 1
+            known.held.update(facts)
 
     def end(self, source_id: str, outcome: str, sequence: int | None = None) -> None:
         """See :meth:`txvbcast.interfaces.IChangeSink.end`."""
-        known = self._objects.get(source_id)
-        if self._closed or known is None:
-            self.counters["passed_over"] += 1
+        known = self._heard_of(source_id, sequence)
+        if known is None:
             return
-        if self._is_repeat(known, sequence):
-            return
-        if known.held.over:
-            self.counters["passed_over"] += 1  # its time was over before
-            return
-        if outcome not in ("done", "cancelled", "failed"):
-            self._contradict(source_id, f"it is said to have ended as {outcome!r}")
+        if outcome not in OUTCOMES:
+            self._contradict(known, source_id, f"it is said to have ended as {outcome!r}")
             return
         self.counters["ended"] += 1
         known.held.end(outcome)
+
+    def _heard_of(self, source_id: str, sequence: int | None) -> _Object | None:
+        """The change that news are about; None if they are no news, or too late."""
+        known = self._objects.get(source_id)
+        if known is not None and not self._closed and self._is_repeat(known, sequence):
+            return None
+        if self._closed or known is None or known.held.over:
+            self.counters["passed_over"] += 1
+            return None
+        return known
 
     def under_way(self) -> tuple[str, ...]:
         """See :meth:`txvbcast.interfaces.IChangeSink.under_way`."""
@@ -178,21 +201,33 @@ class Sink:
         known.sequence = sequence
         return False
 
-    def _contradict(self, source_id: str, what: str) -> None:
+    def _contradict(self, known: _Object, source_id: str, what: str) -> None:
         """The node stays inactive, until the change's end or its time: that is the safe side."""
         self.counters["contradicted"] += 1
+        if what in known.contradictions or len(known.contradictions) >= CONTRADICTIONS_MAX:
+            return
+        known.contradictions.add(what)
         reason = f"adapter {self.source} contradicts itself about {source_id!r}: {what}; the node stays inactive"
         self._node.tell("adapter_contradiction", reason, {"adapter": self.source, "source_id": source_id})
 
+    def _refused(self, why: str) -> None:
+        """The node knows no such member, say: told once, however often the platform repeats it."""
+        self.counters["passed_over"] += 1
+        if why != self._refusal:
+            self._refusal = why
+            reason = f"adapter {self.source} tells of a change that is passed over: {why}"
+            self._node.tell("adapter_refused", reason, {"adapter": self.source})
+
     def _make_room(self) -> bool:
-        if len(self._objects) < OBJECTS_MAX:
-            return True
-        for source_id, known in self._objects.items():
-            if known.held.over:
+        if len(self._objects) >= OBJECTS_MAX:
+            over = [source_id for source_id, known in self._objects.items() if known.held.over]
+            for source_id in over[:1]:
                 del self._objects[source_id]
-                return True
-        self._contradict("", f"it has {OBJECTS_MAX} changes under way; no more are taken")
-        return False
+        was_full, self._full = self._full, len(self._objects) >= OBJECTS_MAX
+        if self._full and not was_full:
+            reason = f"adapter {self.source} has {OBJECTS_MAX} changes under way; no more are taken"
+            self._node.tell("adapter_full", reason, {"adapter": self.source})
+        return not self._full
 
     # --- the platform ------------------------------------------------------------------------
 
