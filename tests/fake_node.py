@@ -10,19 +10,52 @@ from twisted.internet.defer import Deferred, fail, succeed
 
 from txvbcast.config import CHANGE_KINDS
 from txvbcast.errors import Committed, Unsafe
-from txvbcast.interfaces import Tx
+from txvbcast.interfaces import Go, Tx
 from txvbcast.managers.kv import KeyValueManager
 from txvbcast.wire.messages import Mode
 
 
+@attrs.define(eq=False)
+class FakeAbsences:
+    """:ivar records: the absences that were announced, as people see them."""
+
+    node: FakeNode
+    records: list[dict[str, Any]] = attrs.field(factory=list)
+
+    def known(self, member: int | None) -> int:
+        if member is not None and not 1 <= member <= 3:
+            raise ValueError(f"node {member} is no member; the members are: 1, 2, 3")
+        return member or 1
+
+    def _under_way(self, change_id: int) -> dict[str, Any]:
+        for record in self.records:
+            if record["change_id"] == change_id and record["outcome"] is None:
+                return record
+        raise KeyError(change_id)
+
+    def update(self, change_id: int, expected_s: float | None) -> None:
+        assert expected_s is not None
+        self._under_way(change_id)["expected_ms"] = round(expected_s * 1000)
+
+    def end(self, change_id: int, outcome: str = "done") -> None:
+        self._under_way(change_id).update(outcome=outcome, actual_ms=7)
+
+    def documents(self) -> list[dict[str, Any]]:
+        return self.records
+
+    def refusal(self, member: int | None = None, expected_s: float | None = None) -> str:
+        self.known(member)
+        return "" if self.node.answer == "confirmed" else self.node.answer
+
+
 @attrs.frozen
-class FakeChange:
-    """As the driver's."""
+class FakeHeld:
+    """The answer to ``hold_change``."""
 
     change_id: int
-    expected_s: float
-    confirmed: bool
-    unsafe: str = ""
+    member: int
+    announced_s: float
+    go: Deferred[Go]
 
 
 class FakeEvents:
@@ -73,7 +106,7 @@ class FakeNode:
         self.quorum = True
         self.asked: list[Any] = []
         self.outcomes: dict[str, Committed] = {}
-        self.absences: list[dict[str, Any]] = []
+        self.absences = FakeAbsences(self)
 
     def _failing(self) -> Deferred[Any] | None:
         failure, self.failure = self.failure, None
@@ -114,47 +147,32 @@ class FakeNode:
         self.asked.append(("barrier", timeout_s))
         return self._failing() or succeed(self.applied)
 
-    def begin_change(
+    def hold_change(
         self,
         kind: str,
+        facts: Mapping[str, object],
+        source: str,
+        holdable: bool,
+        hold_s: float | None = None,
+        member: int | None = None,
         expected_s: float | None = None,
-        facts: Mapping[str, object] = {},
-        holdable: bool = True,
-        source: str = "operator",
-        wait_s: float = 5.0,
-    ) -> Deferred[FakeChange]:
-        self.asked.append((kind, expected_s, dict(facts), holdable, source, wait_s))
+    ) -> FakeHeld:
+        self.asked.append((kind, expected_s, dict(facts), holdable, source, hold_s, member))
         if kind not in CHANGE_KINDS:
             raise ValueError(f"there is no kind of change {kind!r}")
-        change_id = len(self.absences) + 1
+        who = self.absences.known(member)
+        change_id = len(self.absences.records) + 1
         expected_s = 2.0 if expected_s is None else expected_s
         confirmed = self.answer == "confirmed"
         unsafe = "" if self.answer in ("confirmed", "silent") else self.answer
         absence = {
-            "change_id": change_id, "kind": kind, "source": source, "expected_ms": round(expected_s * 1000),
+            "change_id": change_id, "member": who, "kind": kind, "source": source, "basis": "told",
+            "announced_ms": round(expected_s * 1000), "expected_ms": round(expected_s * 1000),
             "began": 1000.0, "elapsed_ms": 5, "confirmed": confirmed, "unsafe": unsafe, "outcome": None,
             "actual_ms": None,
         }  # fmt: skip
-        self.absences.append(absence)
-        return succeed(FakeChange(change_id, expected_s, confirmed, unsafe))
-
-    def _absence(self, change_id: int) -> dict[str, Any]:
-        for absence in self.absences:
-            if absence["change_id"] == change_id and absence["outcome"] is None:
-                return absence
-        raise KeyError(change_id)
-
-    def update_change(self, change_id: int, expected_s: float) -> None:
-        self._absence(change_id)["expected_ms"] = round(expected_s * 1000)
-
-    def end_change(self, change_id: int, outcome: str = "done") -> None:
-        self._absence(change_id).update(outcome=outcome, actual_ms=7)
-
-    def changes(self) -> list[dict[str, Any]]:
-        return self.absences
-
-    def may_be_absent(self) -> str:
-        return "" if self.answer == "confirmed" else self.answer
+        self.absences.records.append(absence)
+        return FakeHeld(change_id, who, expected_s, succeed(Go(confirmed, unsafe)))
 
     def move_master(self, to: int) -> Deferred[None]:
         if to > 3:

@@ -20,7 +20,7 @@ from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 from twisted.trial import unittest
 
-from tests.fake_node import FakeNode
+from tests.fake_node import FakeAbsences, FakeNode
 from txvbcast.cli import api, running
 from txvbcast.cli import main as cli
 from txvbcast.cli.api import Api
@@ -320,7 +320,7 @@ class Usage(CliCase):
         ]
         for words, expected in cases:
             await self.fails(2, *words, says=expected)
-        self.assertEqual(self.node.absences, [])
+        self.assertEqual(self.node.absences.records, [])
 
     async def test_bad_address(self) -> None:
         for url in [
@@ -460,11 +460,11 @@ class Absences(CliCase):
         out = await self.text(*words, "--fact", "to=host 2", "--fact", "rate=0.5", "--fact", "odd=nan", "--wait", "2s")
         self.assertEqual(out, "change 1 is announced and confirmed, expected to take 1500ms\n")
         facts = {"ram_mib": 512, "live": True, "to": "host 2", "rate": 0.5, "odd": "nan"}
-        self.assertEqual(self.node.asked, [("memory", 1.5, facts, True, "operator", 2.0)])
+        self.assertEqual(self.node.asked, [("memory", 1.5, facts, True, "operator", 2.0, None)])
         out = await self.text("inactive", "update", "1", "--expect", "1m")
         self.assertEqual(out, "change 1 is expected to take 1m more\n")
         self.assertIn("under way", await self.text("inactive", "list"))
-        self.assertEqual(await self.document("inactive", "list"), {"changes": self.node.absences})
+        self.assertEqual(await self.document("inactive", "list"), {"changes": self.node.absences.records})
         expected = {"change_id": 1, "outcome": "cancelled"}
         self.assertEqual(await self.document("inactive", "end", "1", "--outcome", "cancelled"), expected)
         self.assertIn("cancelled", await self.text("inactive", "list"))
@@ -473,24 +473,24 @@ class Absences(CliCase):
     async def test_unsafe(self) -> None:
         self.node.answer = "only one voter would be left"
         await self.fails(1, "inactive", "begin", "--kind", "freeze", says="only one voter would be left")
-        self.assertEqual([each["outcome"] for each in self.node.absences], ["cancelled", "cancelled"])
+        self.assertEqual([each["outcome"] for each in self.node.absences.records], ["cancelled", "cancelled"])
         document = await self.document("inactive", "begin", "--kind", "freeze", "--force")
         self.assertEqual((document["confirmed"], document["unsafe"]), (False, self.node.answer))
-        self.assertIsNone(self.node.absences[-1]["outcome"])
+        self.assertIsNone(self.node.absences.records[-1]["outcome"])
 
     async def test_not_confirmed(self) -> None:
         self.node.answer = "silent"
         words = ("inactive", "begin", "--kind", "freeze", "--wait", "300ms")
         await self.fails(3, *words, says="did not confirm within 300ms")
-        self.assertEqual([each["outcome"] for each in self.node.absences], ["cancelled", "cancelled"])
+        self.assertEqual([each["outcome"] for each in self.node.absences.records], ["cancelled", "cancelled"])
         self.assertIn("NOT confirmed", await self.text(*words, "--force"))
 
     async def test_over_before_it_is_answered(self) -> None:
-        def gone(change_id: int, outcome: str = "done") -> None:
+        def gone(absences: FakeAbsences, change_id: int, outcome: str = "done") -> None:
             raise KeyError(change_id)
 
         self.node.answer = "silent"
-        self.patch(self.node, "end_change", gone)
+        self.patch(FakeAbsences, "end", gone)
         words = ("inactive", "begin", "--kind", "freeze", "--wait", "300ms")
         await self.fails(3, *words, says="did not confirm within 300ms")
 
@@ -500,7 +500,7 @@ class Absences(CliCase):
         )
         self.node.answer = "node 2 is away"
         await self.fails(1, "inactive", "begin", "--kind", "freeze", "--dry-run", says="node 2 is away")
-        self.assertEqual(self.node.absences, [])
+        self.assertEqual(self.node.absences.records, [])
 
 
 class Running(CliCase):
@@ -514,14 +514,14 @@ class Running(CliCase):
         self.assertEqual((await child.done, child.err), (7, b""))
         [during] = json.loads(child.out)["changes"]
         self.assertEqual((during["kind"], during["confirmed"], during["outcome"]), ("freeze", True, None))
-        self.assertEqual([each["outcome"] for each in self.node.absences], ["failed"])
+        self.assertEqual([each["outcome"] for each in self.node.absences.records], ["failed"])
 
     async def test_json(self) -> None:
         child = self.start("inactive", "run", "--json", "--kind", "freeze", "--", "/bin/sh", "-c", "echo --json")
         self.assertEqual((await child.done, child.err), (0, b"--json\n"))
         document = json.loads(child.out)
         self.assertEqual((document["change_id"], document["exit_code"]), (1, 0))
-        self.assertEqual([each["outcome"] for each in self.node.absences], ["done"])
+        self.assertEqual([each["outcome"] for each in self.node.absences.records], ["done"])
 
     async def test_unsafe(self) -> None:
         self.node.answer = "not now"
@@ -534,7 +534,7 @@ class Running(CliCase):
         child = self.start(*words[:2], "--force", *words[2:])
         self.assertEqual(await child.done, 0)
         self.assertTrue(path.exists())
-        self.assertEqual([each["outcome"] for each in self.node.absences], ["cancelled", "done"])
+        self.assertEqual([each["outcome"] for each in self.node.absences.records], ["cancelled", "done"])
 
     async def test_no_such_command(self) -> None:
         child = self.start("inactive", "run", "--kind", "freeze", "--", "/no/such/command")
@@ -542,7 +542,7 @@ class Running(CliCase):
         self.assertIn(b"cannot run '/no/such/command': No such file", child.err)
         child = self.start("inactive", "run", "--kind", "freeze", "--", str(ROOT))
         self.assertEqual(await child.done, 126)
-        self.assertEqual([each["outcome"] for each in self.node.absences], ["failed", "failed"])
+        self.assertEqual([each["outcome"] for each in self.node.absences.records], ["failed", "failed"])
 
     async def test_signals(self) -> None:
         """SIGTERM ends the command, Ctrl-C is the command's to answer; both times the end is told."""
@@ -554,7 +554,7 @@ class Running(CliCase):
         self.assertEqual(await child.done, 5)
         child = self.start("inactive", "run", "--kind", "freeze", "--", "/bin/sh", "-c", "kill -9 $$")
         self.assertEqual(await child.done, 128 + 9)
-        self.assertEqual([each["outcome"] for each in self.node.absences], ["failed", "failed"])
+        self.assertEqual([each["outcome"] for each in self.node.absences.records], ["failed", "failed"])
 
     async def tell(self, url: str) -> str:
         err = io.StringIO()
@@ -572,30 +572,30 @@ class Running(CliCase):
         """What the node refuses it would refuse again: it is told once."""
         asked = []
 
-        def refusing(change_id: int, outcome: str) -> None:
+        def refusing(absences: FakeAbsences, change_id: int, outcome: str) -> None:
             asked.append(change_id)
             raise Aborted("not by you")
 
-        self.patch(self.node, "end_change", refusing)
+        self.patch(FakeAbsences, "end", refusing)
         self.assertIn("not by you", await self.tell(self.url))
         self.assertEqual(asked, [1])
 
     async def test_end_that_is_heard_late(self) -> None:
         """The node is away when the command ends, as it would be: its end is told until it is heard."""
         self.patch(running, "TELLING_PAUSE_S", 0.01)
-        self.node.begin_change("freeze")
+        self.node.hold_change("freeze", {}, "operator", True)
         calls: list[int] = []
-        ended = self.node.end_change
+        ended = FakeAbsences.end
 
-        def late(change_id: int, outcome: str) -> None:
+        def late(absences: FakeAbsences, change_id: int, outcome: str) -> None:
             calls.append(change_id)
             if len(calls) < 3:
                 raise NoQuorum("still asleep")
-            ended(change_id, outcome)
+            ended(absences, change_id, outcome)
 
-        self.patch(self.node, "end_change", late)
+        self.patch(FakeAbsences, "end", late)
         self.assertEqual((await self.tell(self.url), len(calls)), ("", 3))
-        self.assertEqual(self.node.absences[0]["outcome"], "done")
+        self.assertEqual(self.node.absences.records[0]["outcome"], "done")
 
 
 class Processes(CliCase):

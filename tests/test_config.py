@@ -276,7 +276,7 @@ REFUSED: dict[str, tuple[str, int | None, str]] = {
         13,
         "resource_managers[0].options: expected a mapping of the plugin's own options, got a list",
     ),
-    "adapter": (added("adapters: [{plugin: qmp}]"), 13, "adapters[0].plugin: there is no adapter plugin 'qmp'"),
+    "nobody at once": (added("inactivity: {at_once: 0}"), 13, "inactivity.at_once: expected at least 1, got 0"),
     "kind of an adapter": (added("adapters: [{plugin: a, kinds: [x]}]"), 13, "adapters[0].kinds[0]: expected one of"),
     # the file itself
     "empty": ("", None, "node.yaml: is empty; 'vbcast init' writes a configuration"),
@@ -342,7 +342,7 @@ class RefusedTests(unittest.TestCase):
         for text in (
             changed("{id: 1}", f"{{id: 1, name: {long}}}"),
             changed("{id: 1}", f"{{id: 1, vms: [{long}, {long}]}}"),
-            added(f"adapters: [{{plugin: {long}}}]"),
+            added(f"adapters: [{{plugin: a, kinds: [{long}]}}]"),
             changed("{id: 1}", "{id: 9}").replace("data_dir", f"{crowd}data_dir"),
             *(row[0] for row in REFUSED.values()),
         ):

@@ -11,7 +11,7 @@ from tests.core_samples import commons, effects
 from txvbcast.config import HeartbeatConfig, InactivityConfig
 from txvbcast.core.changes import Change, Changes, patience_s
 from txvbcast.core.effects import ChangeAnswered, ChangeClosed, ChangeOpened
-from txvbcast.core.inputs import ChangeBegan
+from txvbcast.core.inputs import ChangeBegan, ChangeUpdated
 
 
 class ChangesTests(unittest.TestCase):
@@ -45,10 +45,10 @@ class ChangesTests(unittest.TestCase):
         """Changes are numbered from 1; whoever asked hears the number and how long it will take."""
         self.assertEqual((bool(self.changes), self.changes.last_id, self.changes.revision), (False, 0, 0))
         change = self.begin(ticket=3)
-        self.assertEqual(self.heard(), [ChangeOpened(3, 1, 10.0)])
+        self.assertEqual(self.heard(), [ChangeOpened(3, 1, 1, "freeze", "operator", 10.0, "told")])
         self.assertEqual((change.kind, change.source, change.began_s, change.ends_s), ("freeze", "operator", 1e3, 1010))
         self.begin(ticket=4)
-        self.assertEqual(self.heard(), [ChangeOpened(4, 2, 10.0)])
+        self.assertEqual(self.heard(), [ChangeOpened(4, 2, 1, "freeze", "operator", 10.0, "told")])
         self.assertEqual((bool(self.changes), self.changes.last_id, self.changes.revision), (True, 2, 2))
 
     def test_estimate(self) -> None:
@@ -75,7 +75,7 @@ class ChangesTests(unittest.TestCase):
         self.begin(4.0, "vcpu")
         self.begin(10.0, "freeze")
         self.assertEqual(self.changes.kind, "freeze")
-        self.changes.update(1, 20.0)
+        self.changes.update(ChangeUpdated(1, 20.0, {}))
         self.assertEqual(self.changes.kind, "vcpu")
         self.changes.end(1, "done")
         self.assertEqual(self.changes.kind, "freeze")
@@ -93,11 +93,11 @@ class ChangesTests(unittest.TestCase):
         """A new estimate counts from now on, is bounded like the first, and is announced anew."""
         self.begin(10.0)
         self.commons.now_s = 1008.0
-        self.assertTrue(self.changes.update(1, 30.0))
+        self.assertTrue(self.changes.update(ChangeUpdated(1, 30.0, {})))
         self.assertEqual((self.changes.remaining_ms, self.changes.revision), (30_000, 2))
-        self.assertTrue(self.changes.update(1, 2.0))
+        self.assertTrue(self.changes.update(ChangeUpdated(1, 2.0, {})))
         self.assertEqual(self.changes.remaining_ms, 2000)
-        self.changes.update(1, 500.0)
+        self.changes.update(ChangeUpdated(1, 500.0, {}))
         self.assertEqual(self.changes.remaining_ms, 100_000)
 
     def test_overdue(self) -> None:
@@ -108,7 +108,7 @@ class ChangesTests(unittest.TestCase):
         self.assertEqual(self.changes.overdue(), ())
         self.commons.now_s = 1015.0
         self.assertEqual(self.changes.overdue(), (1,))
-        self.changes.update(1, 1.0)
+        self.changes.update(ChangeUpdated(1, 1.0, {}))
         self.assertEqual(self.changes.overdue(), ())
         self.commons.now_s = 1030.0
         self.assertEqual(self.changes.overdue(), (1, 2))
@@ -136,7 +136,7 @@ class ChangesTests(unittest.TestCase):
 
     def test_strangers(self) -> None:
         """There is nothing to update or to end, and nothing is said."""
-        self.assertFalse(self.changes.update(1, 5.0))
+        self.assertFalse(self.changes.update(ChangeUpdated(1, 5.0, {})))
         self.assertFalse(self.changes.end(1, "done"))
         self.assertEqual((self.heard(), self.changes.revision), ([], 0))
 

@@ -12,13 +12,14 @@ from twisted.trial import unittest
 
 from tests.core_samples import config, entry, flight, standing, stored
 from tests.ledger import Ledger, item
-from txvbcast import driver as driver_module
+from txvbcast import absences
 from txvbcast.applications import Applications
 from txvbcast.config import LimitsConfig
 from txvbcast.core import effects, inputs
 from txvbcast.core.effects import Effect
 from txvbcast.core.inputs import Input
-from txvbcast.driver import Change, Driver
+from txvbcast.absences import Change
+from txvbcast.driver import Driver
 from txvbcast.errors import Aborted, Committed, NoQuorum, OutcomeUnknown, Overloaded, Unsafe
 from txvbcast.wire.items import Transaction, pack
 from txvbcast.wire.messages import Entry, FlightId, Message, Mode, Read, Refusal, Standing
@@ -58,6 +59,7 @@ class Surroundings:
         self.done: list[tuple[Any, ...]] = []
         self.at_once = False
         self.entries: dict[int, Entry] = {}
+        self.remembered: list[inputs.PastAbsence] = []
         self._clock = clock
 
     def persist(self, write: effects.Persist, done: Callable[[int], None]) -> None:
@@ -73,6 +75,10 @@ class Surroundings:
         """Give them back."""
         self.done.append(("read", first, last, bytes_max))
         done(tuple(self.entries[seq] for seq in range(first, last + 1)))
+
+    def remember(self, record: inputs.PastAbsence) -> None:
+        """Keep the record of an absence."""
+        self.remembered.append(record)
 
     def send(self, to: int, message: Message) -> None:
         """Over a link."""
@@ -111,7 +117,7 @@ class DriverCase(unittest.TestCase):
             self.clock,
             lambda: 5000.0,
             self.halts.append,
-            {"name": "one", "vms": ["web"]},
+            lambda: {"name": "one", "vms": ["web"]},
         )
 
 
@@ -411,11 +417,12 @@ class ChangesCase(ScriptedCase):
     def open(self, began: inputs.ChangeBegan) -> list[Effect]:
         """As the core does."""
         self.numbers += 1
-        return [effects.ChangeOpened(began.ticket, self.numbers, began.expected_s or 10.0)]
+        length_s = began.expected_s or 10.0
+        return [effects.ChangeOpened(began.ticket, self.numbers, 1, began.kind, began.source, length_s, "fixed")]
 
     def begin(self, **more: Any) -> Deferred[Change]:
         """A change of kind freeze."""
-        return self.driver.begin_change("freeze", **more)
+        return self.driver.absences.begin("freeze", **more)
 
 
 class Changing(ChangesCase):
@@ -423,8 +430,8 @@ class Changing(ChangesCase):
 
     def test_asked(self) -> None:
         """The core hears all of it."""
-        self.driver.begin_change("freeze")
-        self.driver.begin_change("vcpu", 3.0, {"vcpus": 2}, holdable=False, source="qmp")
+        self.driver.absences.begin("freeze")
+        self.driver.absences.begin("vcpu", 3.0, {"vcpus": 2}, holdable=False, source="qmp")
         self.assertEqual(
             self.heard(),
             [
@@ -442,9 +449,9 @@ class Changing(ChangesCase):
             ("the time to wait must be positive, got -1", {"kind": "freeze", "wait_s": -1}),
         ):
             with self.assertRaises(ValueError) as caught:
-                self.driver.begin_change(**arguments)
+                self.driver.absences.begin(**arguments)
             self.assertIn(text, str(caught.exception))
-        self.assertEqual((self.heard(), self.driver.changes()), ([], []))
+        self.assertEqual((self.heard(), self.driver.absences.documents()), ([], []))
 
     def test_confirmed(self) -> None:
         """As soon as the cluster has said so, and no timer is left."""
@@ -467,9 +474,9 @@ class Changing(ChangesCase):
         self.assert_waits(deferred)
         self.clock.advance(0.02)
         self.assertEqual(self.successResultOf(deferred), Change(1, 10.0, False, ""))
-        self.assertFalse(self.driver.changes()[0]["confirmed"])
+        self.assertFalse(self.driver.absences.documents()[0]["confirmed"])
         self.happens(effects.ChangeAnswered(1, True))
-        self.assertTrue(self.driver.changes()[0]["confirmed"])
+        self.assertTrue(self.driver.absences.documents()[0]["confirmed"])
 
     def test_several(self) -> None:
         """Each asker hears about its own change."""
@@ -486,9 +493,12 @@ class Changing(ChangesCase):
         self.clock.advance(1.5)
         document = {
             "change_id": 1,
+            "member": 1,
             "kind": "freeze",
             "source": "qmp",
+            "announced_ms": 2500,
             "expected_ms": 2500,
+            "basis": "fixed",
             "began": 5000.0,
             "elapsed_ms": 1500,
             "confirmed": False,
@@ -496,19 +506,20 @@ class Changing(ChangesCase):
             "outcome": None,
             "actual_ms": None,
         }
-        self.assertEqual(self.driver.changes(), [document])
+        self.assertEqual(self.driver.absences.documents(), [document])
         self.happens(effects.ChangeClosed(1, "done"))
         self.clock.advance(1.0)
-        self.assertEqual(self.driver.changes(), [document | {"outcome": "done", "actual_ms": 1500}])
+        self.assertEqual(self.driver.absences.documents(), [document | {"outcome": "done", "actual_ms": 1500}])
 
     def test_update(self) -> None:
         """The new estimate counts from now; the old one's past is added to it."""
         self.begin()
         self.clock.advance(4.0)
         self.heard()
-        self.driver.update_change(1, 3.0)
-        self.assertEqual(self.heard(), [inputs.ChangeUpdated(1, 3.0)])
-        self.assertEqual(self.driver.changes()[0]["expected_ms"], 7000)
+        self.driver.absences.update(1, 3.0)
+        self.assertEqual(self.heard(), [inputs.ChangeUpdated(1, 3.0, {})])
+        self.happens(effects.ChangeEstimated(1, 3.0, "told"))
+        self.assertEqual(self.driver.absences.documents()[0]["expected_ms"], 7000)
 
     def test_update_refused(self) -> None:
         """There is no such change, or no such time."""
@@ -516,22 +527,22 @@ class Changing(ChangesCase):
         self.heard()
         for expected_s in (0, -1.0, float("nan")):
             with self.assertRaises(ValueError):
-                self.driver.update_change(1, expected_s)
+                self.driver.absences.update(1, expected_s)
         with self.assertRaises(KeyError):
-            self.driver.update_change(2, 3.0)
-        self.assertEqual((self.heard(), self.driver.changes()[0]["expected_ms"]), ([], 10_000))
+            self.driver.absences.update(2, 3.0)
+        self.assertEqual((self.heard(), self.driver.absences.documents()[0]["expected_ms"]), ([], 10_000))
 
     def test_end(self) -> None:
         """Once; what has ended is under way no more."""
         self.begin()
         self.heard()
-        self.driver.end_change(1, "cancelled")
+        self.driver.absences.end(1, "cancelled")
         self.assertEqual(self.heard(), [inputs.ChangeEnded(1, "cancelled")])
         self.happens(effects.ChangeClosed(1, "cancelled"))
         for refused in (
-            lambda: self.driver.end_change(1),
-            lambda: self.driver.update_change(1, 3.0),
-            lambda: self.driver.end_change(7),
+            lambda: self.driver.absences.end(1),
+            lambda: self.driver.absences.update(1, 3.0),
+            lambda: self.driver.absences.end(7),
         ):
             with self.assertRaises(KeyError):
                 refused()
@@ -545,11 +556,11 @@ class Changing(ChangesCase):
 
     def test_records_are_bounded(self) -> None:
         """The latest ones."""
-        self.patch(driver_module, "CHANGES_KEPT", 2)
+        self.patch(absences, "ABSENCES_KEPT", 2)
         self.setUp()
         for _ in range(3):
             self.begin()
-        self.assertEqual([document["change_id"] for document in self.driver.changes()], [2, 3])
+        self.assertEqual([document["change_id"] for document in self.driver.absences.documents()], [2, 3])
 
 
 class Moving(ScriptedCase):
@@ -641,7 +652,7 @@ class Halting(ChangesCase):
         self.driver.received(2, Read(1))
         self.driver.peer_up(2, 1, "disk")
         self.driver.peer_down(2, "gone")
-        self.driver.end_change(1)
+        self.driver.absences.end(1)
         self.assertEqual((self.heard(), self.around.done, self.clock.getDelayedCalls()), ([], [], []))
         self.assertEqual(len(self.halts), 1)
 
@@ -770,7 +781,7 @@ class OneNode(DriverCase):
     def test_may_be_absent(self) -> None:
         """The only voter cannot be spared, and nobody can say before there is a master."""
         self.assertEqual(
-            self.driver.may_be_absent(),
+            self.driver.absences.refusal(),
             "without node 1 only 0 of 1 voters would be normal: there is no other voter",
         )
         fresh = Driver(
@@ -783,15 +794,15 @@ class OneNode(DriverCase):
             lambda: 0.0,
             self.halts.append,
         )
-        self.assertEqual(fresh.may_be_absent(), "no master is known, so nobody can say")
+        self.assertEqual(fresh.absences.refusal(), "no master is known, so nobody can say")
 
     def test_unanswered_change(self) -> None:
         """Nobody is left to confirm it; it ends all the same."""
-        deferred = self.driver.begin_change("freeze", 30.0, wait_s=2.0)
+        deferred = self.driver.absences.begin("freeze", 30.0, wait_s=2.0)
         self.pass_time(2.1)
         change = self.successResultOf(deferred)
         self.assertFalse(change.confirmed)
-        self.driver.end_change(change.change_id)
-        self.assertEqual(self.driver.changes()[0]["outcome"], "done")
+        self.driver.absences.end(change.change_id)
+        self.assertEqual(self.driver.absences.documents()[0]["outcome"], "done")
         self.pass_time(2.0)
         self.assertEqual((self.driver.status()["standing"], self.halts), ("normal", []))

@@ -522,13 +522,13 @@ class Absences(HttpCase):
     async def test_life(self) -> None:
         body = {"kind": "freeze", "expected_ms": 4000, "facts": {"ram_mib": 512, "live": True, "to": None}}
         code, document, _ = await self.ask("POST", "/v1/inactive", body)
-        self.assertEqual((code, document), (200, {"change_id": 1, "confirmed": True, "expected_ms": 4000}))
+        self.assertEqual((code, document), (200, {"change_id": 1, "member": 1, "confirmed": True, "expected_ms": 4000}))
         facts = {"ram_mib": 512, "live": True, "to": None}
-        self.assertEqual(self.node.asked, [("freeze", 4.0, facts, True, "operator", 5.0)])
+        self.assertEqual(self.node.asked, [("freeze", 4.0, facts, True, "operator", 5.0, None)])
         code, document, _ = await self.ask("PATCH", "/v1/inactive/1", {"expected_ms": 9000})
         self.assertEqual((code, document), (200, {"change_id": 1, "expected_ms": 9000}))
         _, document, _ = await self.ask("GET", "/v1/inactive")
-        self.assertEqual(document, {"changes": self.node.absences})
+        self.assertEqual(document, {"changes": self.node.absences.records})
         self.assertEqual(document["changes"][0]["expected_ms"], 9000)
         code, document, _ = await self.ask("DELETE", "/v1/inactive/1?outcome=cancelled")
         self.assertEqual((code, document), (200, {"change_id": 1, "outcome": "cancelled"}))
@@ -538,7 +538,7 @@ class Absences(HttpCase):
     async def test_estimated_by_the_node(self) -> None:
         _, document, _ = await self.ask("POST", "/v1/inactive", {"kind": "memory", "member": 1, "wait_ms": 10})
         self.assertEqual(document["expected_ms"], 2000)
-        self.assertEqual(self.node.asked, [("memory", None, {}, True, "operator", 0.01)])
+        self.assertEqual(self.node.asked, [("memory", None, {}, True, "operator", 0.01, 1)])
 
     async def test_unsafe(self) -> None:
         self.node.answer = "2 of 3 voters would be left"
@@ -547,12 +547,12 @@ class Absences(HttpCase):
         _, document, _ = await self.ask("POST", "/v1/inactive", {"kind": "freeze", "dry_run": True})
         expected = {"change_id": None, "confirmed": False, "dry_run": True, "safe": False, "unsafe": self.node.answer}
         self.assertEqual(document, expected)
-        self.assertEqual(len(self.node.absences), 1)
+        self.assertEqual(len(self.node.absences.records), 1)
 
     async def test_dry_run(self) -> None:
         _, document, _ = await self.ask("POST", "/v1/inactive", {"kind": "freeze", "dry_run": True})
         self.assertEqual(document, {"change_id": None, "confirmed": False, "dry_run": True, "safe": True})
-        self.assertEqual(self.node.absences, [])
+        self.assertEqual(self.node.absences.records, [])
 
     async def test_bad_input(self) -> None:
         cases: list[tuple[dict[str, Any], str]] = [
@@ -563,7 +563,7 @@ class Absences(HttpCase):
             ({"kind": "freeze", "expected_ms": 10**15}, "$.expected_ms"),
             ({"kind": "freeze", "facts": []}, "$.facts"),
             ({"kind": "freeze", "facts": {"a": {"b": 1}}}, "$.facts"),
-            ({"kind": "freeze", "member": 2}, "this is node 1"),
+            ({"kind": "freeze", "member": 4}, "node 4 is no member; the members are: 1, 2, 3"),
             ({"kind": "freeze", "dry_run": 1}, "$.dry_run"),
             ({"kind": "freeze", "expected": 1}, "unknown field `expected`"),
         ]
@@ -573,7 +573,7 @@ class Absences(HttpCase):
         await self.refused(400, "bad-request", "PATCH", "/v1/inactive/1", {"expected_ms": "5s"})
         document = await self.refused(400, "bad-request", "DELETE", "/v1/inactive/1?outcome=good")
         self.assertIn("done, cancelled, failed", document["detail"])
-        self.assertEqual(self.node.absences, [])
+        self.assertEqual(self.node.absences.records, [])
 
 
 class Master(HttpCase):

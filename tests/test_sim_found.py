@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial import unittest
 
-from txvbcast.driver import Change
+from txvbcast.absences import Change
 from txvbcast.sim.network import Conditions
 from txvbcast.sim.watch import Watcher
 from txvbcast.sim.world import World
@@ -74,9 +74,9 @@ class FoundTests(unittest.SynchronousTestCase):
             world.freeze(node_id)
         world.nodes[1].driver.received(4, Inactive(4, 1, 1, 1, "custom", 9000, 0, 0))  # cannot be committed now
         opened: list[Change] = []
-        world.nodes[5].driver.begin_change("migrate_out", 20.0, wait_s=0.01).addCallback(opened.append)
+        world.nodes[5].driver.absences.begin("migrate_out", 20.0, wait_s=0.01).addCallback(opened.append)
         world.run(0.05)
-        world.nodes[5].driver.end_change(opened[0].change_id)
+        world.nodes[5].driver.absences.end(opened[0].change_id)
         world.run(0.5)
         # One at the end of the change; then, for as long as the master cannot order it, one each heartbeat of
         # its own and one for each of the master's.
@@ -86,7 +86,7 @@ class FoundTests(unittest.SynchronousTestCase):
         """The flag that one member's leave takes from another is not given back by the other's return in one look."""
         world = settled(11, 5)
         for node_id in (5, 4):
-            world.nodes[node_id].driver.begin_change("migrate_out", 20.0)
+            world.nodes[node_id].driver.absences.begin("migrate_out", 20.0)
             world.run(0.2)
         master = world.nodes[1].driver
         office = master.replica.office
@@ -103,7 +103,7 @@ class FoundTests(unittest.SynchronousTestCase):
     def test_overdue_for_a_new_master(self) -> None:
         """A master that has just begun fails nobody for being overdue before it has listened for a while itself."""
         world = settled(12, 3)
-        world.nodes[3].driver.begin_change("migrate_out", 0.3)
+        world.nodes[3].driver.absences.begin("migrate_out", 0.3)
         world.run(0.1)
         world.freeze(3)
         world.run(1.1)  # patience with it, 0.3 s x 1.5 + 0.8 s from its announcement on, is about to end

@@ -61,7 +61,7 @@ class LivenessTests(unittest.SynchronousTestCase):
         """How long a voted flight takes while a member is away by announcement."""
         world = World(5, 3, config=ProtocolConfig(1, (), response_timeout=response_timeout))
         world.run_until(world.settled, 10.0, "settled")
-        world.nodes[3].driver.begin_change("migrate_out", 5.0)
+        world.nodes[3].driver.absences.begin("migrate_out", 5.0)
         world.run(0.1)
         world.freeze(3)
         outcome = world.submit(2, b"vote", Mode.TWO_PHASE)

@@ -113,6 +113,7 @@ TYPICAL: dict[str, m.Message] = {
     ),
     "Confirmed": m.Confirmed(incarnation=5, change_id=1),
     "Unsafe": m.Unsafe(incarnation=5, change_id=1, reason="node 2 is away too"),
+    "AbsenceOver": m.AbsenceOver(member=3, incarnation=5, change_id=2),
     "Resumed": m.Resumed(member=3, incarnation=5, change_id=1, log_epoch=OLD_EPOCH, stored=42, committed=40),
     "Normal": m.Normal(member=3, incarnation=5, change_id=1),
     "Heartbeat": m.Heartbeat(

@@ -65,10 +65,12 @@ class ResponseTimeoutConfig:
 @attrs.frozen
 class InactivityConfig:
     """:ivar margin: an announced time is believed up to this factor (plus the heartbeat timeout);
-    :ivar max_s: no absence is announced or believed for longer."""
+    :ivar max_s: no absence is announced or believed for longer; :ivar at_once: a change that can be held back
+    waits while so many other members are away."""
 
     margin: float = 1.5
     max_s: float = 3600.0
+    at_once: int = 1
 
 
 @attrs.frozen

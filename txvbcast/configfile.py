@@ -155,7 +155,7 @@ _FILE: Final = section(
         "response_timeout": Key(
             section({"normal": Key(_DURATION, "normal_s"), "inactive": Key(_DURATION, "inactive_s")})
         ),
-        "inactivity": Key(section({"margin": Key(NUMBER), "max": Key(_DURATION, "max_s")})),
+        "inactivity": Key(section({"margin": Key(NUMBER), "max": Key(_DURATION, "max_s"), "at_once": Key(WHOLE)})),
         "quorum": Key(section({"planned_floor": Key(WHOLE), "last_man_standing": Key(TRUTH)})),
         "master": Key(section({"handback": Key(TRUTH), "handback_delay": Key(_DURATION, "handback_delay_s")})),
         "queue": Key(section({"max_bytes": Key(_SIZE), "max_age": Key(_DURATION, "max_age_s")})),

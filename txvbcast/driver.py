@@ -11,46 +11,23 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-import attrs
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
 from txvbcast import errors
+from txvbcast.absences import ABSENCES_KEPT, Absences, Clock, HeldChange, Timer, check_positive, past_document
 from txvbcast.applications import Applications
-from txvbcast.config import CHANGE_KINDS, ProtocolConfig
+from txvbcast.config import ProtocolConfig
 from txvbcast.core import effects, inputs, report
-from txvbcast.core.inputs import Input, StoredState
+from txvbcast.core.inputs import Input, PastAbsence, StoredState
 from txvbcast.core.replica import Replica
-from txvbcast.core.table import leave_step
 from txvbcast.events import EventLog
 from txvbcast.wire.items import Transaction, pack
 from txvbcast.wire.messages import Entry, FlightId, Message, Mode, Refusal
 
 log = Logger()
 
-#: Records of past absences of this node that are kept for people.
-CHANGES_KEPT = 1000
 _STOPPED = "this node has stopped"
-
-
-class Timer(Protocol):
-    """The part of IDelayedCall that is used."""
-
-    def cancel(self) -> object:
-        """Do not call."""
-
-    def active(self) -> object:
-        """Whether the call is still to come."""
-
-
-class Clock(Protocol):
-    """The part of IReactorTime that is used."""
-
-    def seconds(self) -> float:
-        """The time, monotonic."""
-
-    def callLater(self, delay_s: float, function: Callable[..., Any], /, *args: Any) -> Timer:
-        """Call ``function`` after ``delay`` seconds."""
 
 
 class Store(Protocol):
@@ -61,6 +38,9 @@ class Store(Protocol):
 
     def read(self, first: int, last: int, bytes_max: int, done: Callable[[tuple[Entry, ...]], None]) -> None:
         """Read a part of the log; sees every earlier ``persist``."""
+
+    def remember(self, record: PastAbsence) -> None:
+        """Keep the record of an absence."""
 
 
 class Network(Protocol):
@@ -77,37 +57,6 @@ class Network(Protocol):
 
     def reset_links(self, reason: str) -> None:
         """Close every link and open it anew."""
-
-
-@attrs.frozen
-class Change:
-    """The answer to :meth:`Driver.begin_change`.
-
-    :ivar unsafe: why the cluster cannot afford this absence; empty when it can, or did not say.
-    """
-
-    change_id: int
-    expected_s: float
-    confirmed: bool
-    unsafe: str
-
-
-@attrs.define(eq=False)
-class ChangeRecord:
-    """An absence of this node, for people; times of the monotonic clock but ``began_unix_s``."""
-
-    change_id: int
-    kind: str
-    source: str
-    expected_s: float
-    began_s: float
-    began_unix_s: float
-    confirmed: bool = False
-    unsafe: str = ""
-    outcome: str | None = None
-    actual_s: float | None = None
-    waiting: Deferred[Change] | None = None
-    timeout: Timer | None = None
 
 
 class Driver:
@@ -130,7 +79,7 @@ class Driver:
         clock: Clock,
         wall_s: Callable[[], float],
         on_halt: Callable[[BaseException], None],
-        node_facts: Mapping[str, object] | None = None,
+        node_facts: Callable[[], Mapping[str, object]] = dict,
         on_step: Callable[[Input, Sequence[effects.Effect]], None] | None = None,
     ) -> None:
         self.config = config
@@ -143,7 +92,7 @@ class Driver:
         self._clock = clock
         self._wall_s = wall_s
         self._on_halt = on_halt
-        self._node_facts = dict(node_facts or {})
+        self._node_facts = node_facts
         self._on_step = on_step
         self._halted = False
         self._inputs: deque[Input] = deque()
@@ -155,8 +104,8 @@ class Driver:
         self._movers: dict[int, Deferred[None]] = {}
         self._stopper: Deferred[None] | None = None
         self._results: dict[FlightId, list[errors.Committed]] = {}
-        self._opening: dict[int, tuple[str, str, Deferred[Change], float]] = {}
-        self._changes: deque[ChangeRecord] = deque(maxlen=CHANGES_KEPT)
+        self.absences = Absences(self.replica, self._step, clock, wall_s, self.events, self._remember)
+        self._past: deque[PastAbsence] = deque(stored.absences, maxlen=ABSENCES_KEPT)
         self._effects: dict[type, Callable[[Any], None]] = {
             effects.Persist: lambda e: self._store.persist(e, self._persisted),
             effects.Send: lambda e: self._network.send(e.to, e.message),
@@ -175,9 +124,10 @@ class Driver:
             effects.ForgetResults: self._forget_results,
             effects.ReadReady: self._read_ready,
             effects.ReadFailed: self._read_failed,
-            effects.ChangeOpened: self._change_opened,
-            effects.ChangeAnswered: self._change_answered,
-            effects.ChangeClosed: self._change_closed,
+            effects.ChangeOpened: self.absences.on_opened,
+            effects.ChangeEstimated: self.absences.on_estimated,
+            effects.ChangeAnswered: self.absences.on_answered,
+            effects.ChangeClosed: self.absences.on_closed,
             effects.MoveAnswered: self._move_answered,
             effects.StopAllowed: self._stop_allowed,
             effects.Notify: self._notify,
@@ -220,11 +170,7 @@ class Driver:
             self._read_failed(effects.ReadFailed(ticket, _STOPPED))
         for ticket in tuple(self._movers):
             self._move_answered(effects.MoveAnswered(ticket, _STOPPED, no_quorum=True))
-        opening, self._opening = self._opening, {}
-        for _, _, deferred, _ in opening.values():
-            deferred.errback(errors.NoQuorum(_STOPPED))
-        for record in self._changes:
-            self._settle_change(record)
+        self.absences.halt()
         self._stop_allowed(effects.StopAllowed())
 
     def _step(self, event: Input) -> None:
@@ -311,7 +257,7 @@ class Driver:
         limit = self.config.limits.payload
         if len(payload) > limit:
             raise ValueError(f"a payload of {len(payload)} bytes is above limits.payload, {limit} bytes")
-        _check_positive("the timeout", timeout_s)
+        check_positive("the timeout", timeout_s)
         item = pack(Transaction(rm, payload, request_id))
         if self._halted:
             return fail(errors.NoQuorum(_STOPPED))
@@ -374,7 +320,7 @@ class Driver:
         :returns: the applied seq; fails with :class:`~txvbcast.errors.NoQuorum`.
         :raises ValueError: a timeout that is not positive.
         """
-        _check_positive("the timeout", timeout_s)
+        check_positive("the timeout", timeout_s)
         if self._halted:
             return fail(errors.NoQuorum(_STOPPED))
         ticket = next(self._tickets)
@@ -398,123 +344,46 @@ class Driver:
 
     # --- absence -------------------------------------------------------------------------
 
-    def begin_change(
+    def hold_change(
         self,
         kind: str,
+        facts: Mapping[str, object],
+        source: str,
+        holdable: bool,
+        hold_s: float | None = None,
+        member: int | None = None,
         expected_s: float | None = None,
-        facts: Mapping[str, object] | None = None,
-        holdable: bool = True,
-        source: str = "operator",
-        wait_s: float = 5.0,
-    ) -> Deferred[Change]:
-        """Announce that a configuration change makes this node inactive.
+    ) -> HeldChange:
+        """Announce a change in its turn; see :meth:`txvbcast.absences.Absences.hold`."""
+        return self.absences.hold(kind, facts, source, holdable, hold_s, member, expected_s)
 
-        :param expected_s: how long; None leaves it to the estimator.
-        :param holdable: the change waits for the answer, so own flights are decided first.
-        :param wait_s: answer unconfirmed after this long.
-        :returns: fails with :class:`~txvbcast.errors.NoQuorum` if the node stops first.
-        :raises ValueError: an unknown kind, or a time that is not positive.
+    def was_paused(self, pause_s: float, evidence: str) -> None:
+        """This node was stopped for about ``pause_s`` without a word: it asks before it acts."""
+        self._step(inputs.PauseSeen(pause_s, evidence))
+
+    def stop_for(self, reason: str) -> None:
+        """Stop at once, in the middle of everything: this node must not go on, and ``reason`` says why.
+
+        The error that ``on_halt`` hears is :class:`~txvbcast.errors.MustNotGoOn`.
         """
-        if kind not in CHANGE_KINDS:
-            raise ValueError(f"{kind!r} is no kind of change; there are: {', '.join(CHANGE_KINDS)}")
-        if expected_s is not None:
-            _check_positive("the expected time", expected_s)
-        _check_positive("the time to wait", wait_s)
-        if self._halted:
-            return fail(errors.NoQuorum(_STOPPED))
-        ticket = next(self._tickets)
-        deferred: Deferred[Change] = Deferred()
-        self._opening[ticket] = (kind, source, deferred, wait_s)
-        self._step(inputs.ChangeBegan(ticket, kind, expected_s, dict(facts or {}), holdable, source))
-        return deferred
+        if not self._halted:
+            self.halt()
+            self._on_halt(errors.MustNotGoOn(reason))
 
-    def update_change(self, change_id: int, expected_s: float) -> None:
-        """A new estimate for a change under way: ``expected_s`` from now on.
+    def tell(self, kind: str, reason: str, facts: Mapping[str, object]) -> None:
+        """Raise an event about this node."""
+        self._notify(effects.Notify(kind, self.config.node_id, reason, facts))
 
-        :raises KeyError: there is no such change under way.
-        :raises ValueError: an expected time that is not positive.
+    def history(self) -> list[dict[str, object]]:
+        """The absences that are over, this node's and those that it was told of, oldest first.
+
+        Times in milliseconds, ``began`` in unix seconds.
         """
-        record = self._under_way(change_id)
-        _check_positive("the expected time", expected_s)
-        record.expected_s = self._clock.seconds() - record.began_s + expected_s
-        self._step(inputs.ChangeUpdated(change_id, expected_s))
+        return [past_document(record) for record in self._past]
 
-    def end_change(self, change_id: int, outcome: str = "done") -> None:
-        """A change is over: ``done``, ``cancelled`` or ``failed``.
-
-        :raises KeyError: there is no such change under way.
-        """
-        self._under_way(change_id)
-        self._step(inputs.ChangeEnded(change_id, outcome))
-
-    def _under_way(self, change_id: int) -> ChangeRecord:
-        for record in self._changes:
-            if record.change_id == change_id and record.outcome is None:
-                return record
-        raise KeyError(change_id)
-
-    def changes(self) -> list[dict[str, object]]:
-        """This node's absences, the latest last; times in milliseconds, ``began`` in unix seconds."""
-        return [self._change_document(record) for record in self._changes]
-
-    def _change_document(self, record: ChangeRecord) -> dict[str, object]:
-        elapsed_s = self._clock.seconds() - record.began_s if record.actual_s is None else record.actual_s
-        return {
-            "change_id": record.change_id,
-            "kind": record.kind,
-            "source": record.source,
-            "expected_ms": round(record.expected_s * 1000),
-            "began": record.began_unix_s,
-            "elapsed_ms": round(elapsed_s * 1000),
-            "confirmed": record.confirmed,
-            "unsafe": record.unsafe,
-            "outcome": record.outcome,
-            "actual_ms": None if record.actual_s is None else round(record.actual_s * 1000),
-        }
-
-    def may_be_absent(self) -> str:
-        """Whether the cluster can spare this node now: empty for yes, else the reason why not."""
-        replica = self.replica
-        if not replica.master:
-            return "no master is known, so nobody can say"
-        return leave_step(replica.journal.table, self.config.node_id, self.config.quorum.planned_floor).unsafe
-
-    def _change_opened(self, effect: effects.ChangeOpened) -> None:
-        kind, source, deferred, wait_s = self._opening.pop(effect.ticket)
-        record = ChangeRecord(
-            effect.change_id, kind, source, effect.expected_s, self._clock.seconds(), self._wall_s(), waiting=deferred
-        )
-        record.timeout = self._clock.callLater(wait_s, self._settle_change, record)
-        self._changes.append(record)
-
-    def _change_answered(self, effect: effects.ChangeAnswered) -> None:
-        for record in self._changes:
-            if record.change_id == effect.change_id:
-                record.confirmed, record.unsafe = effect.confirmed, effect.unsafe
-                self._settle_change(record)
-
-    def _settle_change(self, record: ChangeRecord) -> None:
-        if record.timeout is not None and record.timeout.active():
-            record.timeout.cancel()
-        waiting, record.waiting = record.waiting, None
-        if waiting is not None:
-            waiting.callback(Change(record.change_id, record.expected_s, record.confirmed, record.unsafe))
-
-    def _change_closed(self, effect: effects.ChangeClosed) -> None:
-        for record in self._changes:
-            if record.change_id == effect.change_id:
-                record.outcome = effect.outcome
-                record.actual_s = self._clock.seconds() - record.began_s
-                self._log_absence(record)
-
-    def _log_absence(self, record: ChangeRecord) -> None:
-        log.info(
-            "absence {record.change_id} ({record.kind}, by {record.source}) ended: {record.outcome}; "
-            "expected {expected_s:.1f} s, took {actual_s:.1f} s",
-            record=record,
-            expected_s=record.expected_s,
-            actual_s=record.actual_s,
-        )
+    def _remember(self, record: PastAbsence) -> None:
+        self._past.append(record)
+        self._store.remember(record)
 
     # --- an operator's wishes --------------------------------------------------------------
 
@@ -553,10 +422,11 @@ class Driver:
 
     def status(self) -> dict[str, Any]:
         """The document behind ``GET /v1/status``, ready for JSON."""
-        document = {**self._node_facts, **report.status(self.replica)}
+        facts = self._node_facts()
+        document = {**facts, **report.status(self.replica)}
         for member in document["members"]:
             if member["node_id"] == self.config.node_id:
-                member["vms"] = self._node_facts.get("vms", [])
+                member["vms"] = facts.get("vms", [])
         return document
 
     # --- events ----------------------------------------------------------------------------
@@ -572,8 +442,3 @@ class Driver:
             facts=f" ({facts})" if facts else "",
             event=event,
         )
-
-
-def _check_positive(name: str, seconds: float) -> None:
-    if not seconds > 0:  # NaN is not, either
-        raise ValueError(f"{name} must be positive, got {seconds}")

@@ -63,6 +63,10 @@ class Unsafe(VbcastError):
     """A planned absence or handover that the cluster cannot afford now."""
 
 
+class MustNotGoOn(VbcastError):
+    """This node had to stop, because it is not the machine that it was; the text says what to do."""
+
+
 class ConfigError(VbcastError):
     """A configuration that cannot be used.
 

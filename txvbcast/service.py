@@ -16,19 +16,21 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txvbcast import errors
+from txvbcast.absences import WAIT_S, HeldChange
 from txvbcast.applications import Applications
 from txvbcast.config import Config
 from txvbcast.configfile import load
 from txvbcast.control.contracts import HttpLimits
 from txvbcast.control.http import HttpApi
-from txvbcast.driver import Change, Driver
-from txvbcast.interfaces import IObserver, IResourceManager
+from txvbcast.driver import Driver
+from txvbcast.interfaces import IObserver, IResourceManager, Surroundings
 from txvbcast.managers import plugins
 from txvbcast.managers.kv import KeyValueManager
 from txvbcast.monotonic import use_monotonic_time
 from txvbcast.net.names import resolve
 from txvbcast.net.network import Network
 from txvbcast.store.sqlite import SqliteStore
+from txvbcast.virt.adapters import Adapters
 from txvbcast.wire.messages import Mode
 
 log = Logger()
@@ -83,6 +85,9 @@ class Service(service.Service):
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise errors.ConfigError(f"resource_managers: {', '.join(sorted(twice))}: the name is taken already")
+        members = {member.name: member.id for member in config.members}
+        surroundings = Surroundings(reactor, config.node_id, config.node_name, members, config.data_dir)
+        self._adapters = Adapters(config.adapters, surroundings)
         self._driver: Driver | None = None
         self._store: SqliteStore | None = None
         self._network: Network | None = None
@@ -130,7 +135,7 @@ class Service(service.Service):
             MonotonicClock(self._reactor),
             time.time,
             self._halted,
-            {"name": config.node_name, "cluster": config.cluster_name, "vms": list(config.vms)},
+            self._facts,
         )
         self._network.receiver = self._driver
         self._driver.start(self._store.entries(RESTORE_BYTES))
@@ -142,7 +147,18 @@ class Service(service.Service):
             incarnation=stored.incarnation,
             last_seq=stored.last_seq,
         )
+        self._adapters.start(self._driver, time.monotonic)
         Deferred.fromCoroutine(self._listen()).addErrback(self._cannot_listen)
+
+    def _facts(self) -> dict[str, object]:
+        """What ``status`` adds about this node."""
+        config = self.config
+        return {
+            "name": config.node_name,
+            "cluster": config.cluster_name,
+            "vms": list(config.vms),
+            "adapters": self._adapters.documents(),
+        }
 
     def _use_monotonic_time(self) -> None:
         try:
@@ -187,6 +203,7 @@ class Service(service.Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        await self._adapters.stop()
         if self._driver is not None:
             await self._driver.stop()
             self._driver.halt()
@@ -246,35 +263,46 @@ class Service(service.Service):
         facts: Mapping[str, object] | None = None,
         holdable: bool = True,
         source: str = "application",
-    ) -> Deferred[Change]:
-        """Announce that a configuration change makes this node inactive for about ``expected`` seconds."""
-        return self.driver.begin_change(kind, expected, facts, holdable, source)
+        wait: float = WAIT_S,
+    ) -> Deferred[HeldChange]:
+        """Announce that a configuration change makes this node inactive for about ``expected`` seconds.
+
+        :param holdable: it waits its turn, for ``wait`` seconds at most.
+        :return: fires when the change may go on; its ``confirmed`` and ``unsafe`` say what the cluster said.
+        :raises ValueError: an unknown kind, or a time that is not positive.
+        """
+        held = self.driver.hold_change(kind, facts or {}, source, holdable, wait, expected_s=expected)
+        return held.go.addCallback(lambda go: held)
 
     def end_change(self, change_id: int, outcome: str = "done") -> None:
         """The change is over: ``done``, ``cancelled`` or ``failed``.
 
         :raises KeyError: there is no such change under way.
         """
-        self.driver.end_change(change_id, outcome)
+        self.driver.absences.end(change_id, outcome)
 
     @asynccontextmanager
     async def inactive(
-        self, kind: str, expected: float | None = None, facts: Mapping[str, object] | None = None
-    ) -> AsyncIterator[Change]:
-        """Announce an absence, wait for the cluster's word, and end it when the block is left.
+        self,
+        kind: str,
+        expected: float | None = None,
+        facts: Mapping[str, object] | None = None,
+        wait: float = WAIT_S,
+    ) -> AsyncIterator[HeldChange]:
+        """Announce an absence in its turn, wait for the cluster's word, and end it when the block is left.
 
-        :raises Unsafe: the cluster cannot afford it now; the block is not entered.
+        :raises Unsafe: the cluster cannot afford it, nor could within ``wait`` seconds; the block is not entered.
         """
-        change = await self.begin_change(kind, expected, facts)
+        change = await self.begin_change(kind, expected, facts, wait=wait)
         if change.unsafe:
-            self.end_change(change.change_id, "cancelled")
+            change.end("cancelled")
             raise errors.Unsafe(change.unsafe)
         outcome = "failed"
         try:
             yield change
             outcome = "done"
         finally:
-            self.end_change(change.change_id, outcome)
+            change.end(outcome)
 
     def observe(self, observer: IObserver) -> Callable[[], None]:
         """Have ``observer`` hear every event from now on; the answer ends it."""

@@ -148,6 +148,8 @@ def _timing(config: Config) -> Iterator[Problem]:
     margin = protocol.inactivity.margin
     if not 1 <= margin <= MARGIN_MAX:
         yield Problem("inactivity.margin", f"expected a factor from 1 to {MARGIN_MAX}, got {margin:g}")
+    if protocol.inactivity.at_once < 1:
+        yield Problem("inactivity.at_once", f"expected at least 1, got {protocol.inactivity.at_once}")
 
 
 def _quorum(config: Config) -> Iterator[Problem]:
@@ -196,11 +198,6 @@ def _estimates(config: Config) -> Iterator[Problem]:
 def _plugins(config: Config) -> Iterator[Problem]:
     yield from _repeats("resource_managers[{}].name", (plugin.name for plugin in config.resource_managers))
     for place, adapter in enumerate(config.adapters):
-        yield Problem(
-            f"adapters[{place}].plugin",
-            f"there is no adapter plugin {_shortened(adapter.plugin)}: this version has none, remove it from adapters "
-            "(absences are announced by 'vbcast inactive')",
-        )
         for index, kind in enumerate(adapter.kinds):
             if kind not in CHANGE_KINDS:
                 yield Problem(f"adapters[{place}].kinds[{index}]", _unknown_kind(kind))

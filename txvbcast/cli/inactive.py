@@ -34,7 +34,7 @@ wait_option = click.option(
 
 @click.group()
 def inactive() -> None:
-    """Absences of the node that is asked: announce, estimate anew, end."""
+    """Absences: announce, estimate anew, end; what they took."""
 
 
 @inactive.command()
@@ -42,6 +42,7 @@ def inactive() -> None:
 @expect_option
 @fact_option
 @wait_option
+@click.option("--member", type=click.IntRange(1), help="Speak for another member: a third party's word.")
 @click.option("--force", is_flag=True, help="Stay announced although it is unsafe or not confirmed.")
 @click.option("--dry-run", is_flag=True, help="Only ask whether the cluster could afford it now.")
 @node_command
@@ -51,20 +52,23 @@ def begin(
     expect: float | None,
     facts: tuple[str, ...],
     wait: float,
+    member: int | None,
     force: bool,
     dry_run: bool,
 ) -> None:
     """Announce that the node is about to be away, and wait for the cluster's word.
 
+    It is announced in its turn: while others are away it waits, as long as --wait says.
     Unless it is confirmed the announcement is taken back: exit code 1 if it is unsafe, 3 if nobody answered.
     """
     if dry_run:
-        _ask(session, kind)
+        _ask(session, kind, expect, member)
         return
-    change = announce(session, kind, expect, facts, wait, force)
+    change = announce(session, kind, expect, facts, wait, force, member)
     expected = format_duration(change["expected_ms"] / 1000)
     word = "confirmed" if change["confirmed"] else "NOT confirmed"
-    session.emit(change, f"change {change['change_id']} is announced and {word}, expected to take {expected}")
+    who = "" if member is None else f" of node {member}"
+    session.emit(change, f"change {change['change_id']}{who} is announced and {word}, expected to take {expected}")
 
 
 @inactive.command()
@@ -131,7 +135,13 @@ def run(
 
 
 def announce(
-    session: Session, kind: str, expect_s: float | None, facts: Iterable[str], wait_s: float, force: bool
+    session: Session,
+    kind: str,
+    expect_s: float | None,
+    facts: Iterable[str],
+    wait_s: float,
+    force: bool,
+    member: int | None = None,
 ) -> dict[str, Any]:
     """Announce a change; what the cluster does not confirm is taken back, unless ``force``.
 
@@ -139,8 +149,7 @@ def announce(
     :raises Failed: it is unsafe, or not confirmed within ``wait_s``.
     """
     body: dict[str, Any] = {"kind": kind, "facts": dict(map(_fact, facts)), "wait_ms": max(to_ms(wait_s), 1)}
-    if expect_s is not None:
-        body["expected_ms"] = to_ms(expect_s)
+    body |= _whose(expect_s, member)
     try:
         answer = session.api.send("POST", "/v1/inactive", body=body, wait_s=wait_s)
     except Failed as failed:
@@ -169,8 +178,14 @@ def _take_back(session: Session, change_id: int) -> None:
             raise
 
 
-def _ask(session: Session, kind: str) -> None:
-    answer = session.api.send("POST", "/v1/inactive", body={"kind": kind, "dry_run": True}, changes=False)
+def _whose(expect_s: float | None, member: int | None) -> dict[str, Any]:
+    expected = {} if expect_s is None else {"expected_ms": to_ms(expect_s)}
+    return expected if member is None else {**expected, "member": member}
+
+
+def _ask(session: Session, kind: str, expect_s: float | None, member: int | None) -> None:
+    body = {"kind": kind, "dry_run": True, **_whose(expect_s, member)}
+    answer = session.api.send("POST", "/v1/inactive", body=body, changes=False)
     if not answer.field("safe", bool):
         raise Failed("unsafe", str(answer.document().get("unsafe")), answer.document(), Exit.REFUSED)
     session.emit(answer.document(), "the cluster can afford it")

@@ -33,24 +33,40 @@ class EventLog(Protocol):
         """Call back with each event from now on, until the returned function is called."""
 
 
-class Change(Protocol):
-    """The answer to the announcement of an absence."""
+class HeldChange(Protocol):
+    """An absence that waits for its turn, or is announced; see :class:`txvbcast.absences.HeldChange`."""
 
     @property
-    def change_id(self) -> int:
-        """Names the change on this node."""
+    def change_id(self) -> int | None:
+        """Names the change on this node, once it is announced."""
 
     @property
-    def expected_s(self) -> float:
+    def member(self) -> int:
+        """Whose absence it is."""
+
+    @property
+    def announced_s(self) -> float:
         """How long it is expected to take."""
 
     @property
-    def confirmed(self) -> bool:
-        """The cluster has taken note."""
+    def go(self) -> Deferred[Any]:
+        """Fires with a :class:`txvbcast.interfaces.Go`."""
 
-    @property
-    def unsafe(self) -> str:
-        """Why the cluster cannot afford it, else empty."""
+
+class Absences(Protocol):
+    """The absences announced on this node; see :class:`txvbcast.absences.Absences`."""
+
+    def update(self, change_id: int, expected_s: float | None, /) -> None:
+        """Estimate anew."""
+
+    def end(self, change_id: int, outcome: str = "done", /) -> None:
+        """The absence is over."""
+
+    def refusal(self, member: int | None = None, expected_s: float | None = None, /) -> str:
+        """Whether a member may be absent: empty for yes, else why not now."""
+
+    def documents(self) -> list[dict[str, Any]]:
+        """All of them, the latest last."""
 
 
 class Node(Protocol):
@@ -80,28 +96,21 @@ class Node(Protocol):
     def read_barrier(self, timeout_s: float = 5.0) -> Deferred[int]:
         """Fires when a read here is linearizable."""
 
-    def begin_change(
+    @property
+    def absences(self) -> Absences:
+        """The absences announced here."""
+
+    def hold_change(
         self,
         kind: str,
+        facts: Mapping[str, object],
+        source: str,
+        holdable: bool,
+        hold_s: float | None = None,
+        member: int | None = None,
         expected_s: float | None = None,
-        facts: Mapping[str, object] = ...,
-        holdable: bool = True,
-        source: str = "operator",
-        wait_s: float = 5.0,
-    ) -> Deferred[Any]:
-        """Announce an absence; fires with a :class:`Change`."""
-
-    def update_change(self, change_id: int, expected_s: float) -> None:
-        """Estimate anew."""
-
-    def end_change(self, change_id: int, outcome: str = "done") -> None:
-        """The absence is over."""
-
-    def changes(self) -> list[dict[str, Any]]:
-        """This node's absences."""
-
-    def may_be_absent(self) -> str:
-        """Empty for yes, else why not now."""
+    ) -> HeldChange:
+        """Announce an absence in its turn."""
 
     def move_master(self, to: int) -> Deferred[None]:
         """Hand the office over."""

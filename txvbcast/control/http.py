@@ -216,30 +216,30 @@ class HttpApi:
     def get_changes(self, request: Request) -> bytes:
         """This node's absences, newest last."""
         read_query(request.uri)
-        return answer(request, {"changes": self._node.changes()})
+        return answer(request, {"changes": self._node.absences.documents()})
 
     @app.route("/v1/inactive", methods=["POST"])
     async def post_change(self, request: Request) -> bytes:
         """Announce an absence of this node and wait for the cluster's word; or ask whether it may be."""
         read_query(request.uri)
         body = read_body(body_of(request), reading.InactiveBody)
-        if body.member not in (None, self._node_id):
-            raise bad_field("member", f"this is node {self._node_id}, which announces its own absences only")
-        if body.dry_run:
-            reason = self._node.may_be_absent()
-            document = {"change_id": None, "confirmed": False, "dry_run": True, "safe": not reason}
-            return answer(request, {**document, **({"unsafe": reason} if reason else {})})
         expected_s = None if body.expected_ms is None else body.expected_ms / 1000
         try:
-            change = await self._node.begin_change(body.kind, expected_s, body.facts, wait_s=body.wait_ms / 1000)
+            if body.dry_run:
+                return answer(request, _admission(self._node.absences.refusal(body.member, expected_s)))
+            held = self._node.hold_change(
+                body.kind, body.facts, "operator", True, body.wait_ms / 1000, body.member, expected_s
+            )
         except ValueError as error:
             raise Problem("bad-request", str(error)) from error
+        go = await held.go
         document = {
-            "change_id": change.change_id,
-            "confirmed": change.confirmed,
-            "expected_ms": round(change.expected_s * 1000),
+            "change_id": held.change_id,
+            "member": held.member,
+            "confirmed": go.confirmed,
+            "expected_ms": round(held.announced_s * 1000),
         }
-        return answer(request, {**document, **({"unsafe": change.unsafe} if change.unsafe else {})})
+        return answer(request, {**document, **({"unsafe": go.unsafe} if go.unsafe else {})})
 
     @app.route("/v1/inactive/<int:change_id>", methods=["PATCH"])
     def patch_change(self, request: Request, change_id: int) -> bytes:
@@ -247,7 +247,7 @@ class HttpApi:
         read_query(request.uri)
         body = read_body(body_of(request), reading.EstimateBody)
         try:
-            self._node.update_change(change_id, body.expected_ms / 1000)
+            self._node.absences.update(change_id, body.expected_ms / 1000)
         except KeyError:
             raise _no_such_change(change_id) from None
         except ValueError as error:
@@ -260,7 +260,7 @@ class HttpApi:
         query = read_query(request.uri, "outcome")
         outcome = reading.choice("outcome", query.get("outcome", "done"), OUTCOMES)
         try:
-            self._node.end_change(change_id, outcome)
+            self._node.absences.end(change_id, outcome)
         except KeyError:
             raise _no_such_change(change_id) from None
         return answer(request, {"change_id": change_id, "outcome": outcome})
@@ -348,6 +348,11 @@ class HttpApi:
         """A defect of this node: logged with its traceback, told without."""
         _log.failure("answering {method} {path} failed", failure, method=request.method, path=request.path)
         return problem_body(request, Problem("internal-error", "see the log of this node"))
+
+
+def _admission(refused: str) -> dict[str, Any]:
+    document = {"change_id": None, "confirmed": False, "dry_run": True, "safe": not refused}
+    return {**document, **({"unsafe": refused} if refused else {})}
 
 
 def _committed(committed: Committed) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from txvbcast.core.submissions import Submissions
 from txvbcast.core.succession import Succession
 from txvbcast.core.table import leave_step
 from txvbcast.wire.messages import (
+    AbsenceOver,
     Confirmed,
     HandoverWhy,
     Heartbeat,
@@ -32,6 +33,7 @@ from txvbcast.wire.messages import (
     Normal,
     Resumed,
     Standing,
+    StandingEntry,
     Unsafe,
 )
 
@@ -70,9 +72,12 @@ class Absence:
 
     # --- changes ---------------------------------------------------------------------
 
-    def on_change_began(self, event: ChangeBegan) -> None:
-        """A configuration change begins on this node."""
-        self.changes.begin(event)
+    def on_change_began(self, event: ChangeBegan, third_party_id: int | None = None) -> None:
+        """A configuration change begins on this node.
+
+        :param third_party_id: the number under which another node has spoken of it.
+        """
+        self.changes.begin(event, third_party_id)
         away = self.own.state in ("leaving", "inactive")
         self._leave_by_s = self.commons.now_s + LEAVE_AFTER_TIMEOUTS * self.commons.config.heartbeat.timeout_s
         if away:
@@ -83,10 +88,46 @@ class Absence:
         self.go_on_leaving()
 
     def on_change_updated(self, event: ChangeUpdated) -> None:
-        """A new estimate."""
-        if self.changes.update(event.change_id, event.expected_s) and self.own.core.announced:
+        """New facts, or a new estimate."""
+        if self.changes.update(event) and self.own.core.announced:
             self.commons.reach(Mark.ESTIMATE_ANNOUNCED_ANEW)
             self._announce()
+
+    # --- what a third party says of this node -----------------------------------------------
+
+    def on_third_party(self, kind: str, expected_ms: int, source: str, key: tuple[int, int]) -> None:
+        """Another node speaks of an absence of this one: it becomes a change of its own, if it is news.
+
+        While this node returns from an absence it is none: the word is about what is past.
+        """
+        incarnation, change_id = key
+        if incarnation != self.commons.stored.incarnation or change_id <= self.changes.last_id:
+            self.commons.reach(Mark.THIRD_PARTY_TOO_LATE)
+            return
+        if self.own.state in ("returning", "catching_up"):
+            self.commons.reach(Mark.THIRD_PARTY_WHILE_RETURNING)
+            self._number(key)
+            return
+        self.commons.reach(Mark.THIRD_PARTY_TAKEN_UP)
+        began = ChangeBegan(0, kind, max(expected_ms, 1) / 1000, {}, holdable=False, source=source)
+        self.on_change_began(began, change_id)
+
+    def on_over(self, message: AbsenceOver) -> None:
+        """The third party says that it is over."""
+        if message.incarnation != self.commons.stored.incarnation:
+            return
+        change = self.changes.under_way.get(message.change_id)
+        if change is not None and change.third_party:
+            self.end_change(message.change_id, "done")
+        else:
+            self.commons.reach(Mark.THIRD_PARTY_OVER_BEFORE_HEARD)
+            self._number((message.incarnation, message.change_id))
+
+    def _number(self, key: tuple[int, int]) -> None:
+        """Others know of an absence by that number: this node's own word must not be below it."""
+        if key[0] == self.commons.stored.incarnation:
+            self.changes.number(key[1])
+            self.own.core.announced_id = max(self.own.core.announced_id, key[1])
 
     def end_change(self, change_id: int, outcome: str) -> None:
         """A change is over; with the last of them the absence is."""
@@ -135,6 +176,7 @@ class Absence:
             expected_ms=self.changes.remaining_ms,
             epoch=self.journal.log_epoch,
             stored=max(0, self.journal.stored),
+            source=self.changes.source,
         )
 
     def ask_again(self, master: int) -> None:
@@ -166,7 +208,7 @@ class Absence:
             return True
         if self.roster.departing is None:
             self._mark_announced()
-            self.roster.departing = Departure(self.changes.kind, self.changes.remaining_ms, "self")
+            self.roster.departing = Departure(self.changes.kind, self.changes.remaining_ms, self.changes.source)
             self.reconcile()
         if self.roster.has_departed:
             self.succession.plan_handover(successor, HandoverWhy.ABSENCE)
@@ -218,10 +260,16 @@ class Absence:
 
     # --- being told -----------------------------------------------------------------------
 
-    def on_told(self, standing: Standing, key: tuple[int, int]) -> None:
+    def on_told(self, entry: StandingEntry) -> None:
         """The log has spoken of this node; what it says of an earlier life or absence is past."""
+        standing, key = entry.standing, (entry.incarnation, entry.change_id)
         if key < self._key:
             return
+        present = self.own.state in ("normal", "leaving", "inactive")
+        if key > self._key and standing is Standing.INACTIVE and present:
+            self.on_third_party(entry.kind, entry.expected_ms, entry.source, key)
+            return
+        self._number(key)
         if standing is Standing.NORMAL:
             self.own.machine.told_normal()
         elif standing is Standing.CATCHING_UP:
@@ -234,6 +282,10 @@ class Absence:
         if self.own.state in ("leaving", "inactive"):
             return
         key = (heartbeat.incarnation, heartbeat.change_id)
+        if key > self._key:
+            if heartbeat.standing is Standing.INACTIVE and self.own.state == "normal":
+                return  # a third party's word, which is still on its way here
+            self._number(key)
         if key < self._key or heartbeat.standing in (Standing.FAILED, Standing.INACTIVE):
             self.own.machine.told_absent()
             self._answer(heartbeat)

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
 
 from txvbcast.config import ProtocolConfig
 from txvbcast.core.commons import Commons
-from txvbcast.core.effects import ChangeAnswered, ChangeClosed, ChangeOpened
-from txvbcast.core.estimator import expected_s
-from txvbcast.core.inputs import ChangeBegan
+from txvbcast.core.effects import ChangeAnswered, ChangeClosed, ChangeEstimated, ChangeOpened
+from txvbcast.core.estimator import Estimate, estimate
+from txvbcast.core.inputs import ChangeBegan, ChangeUpdated
+from txvbcast.wire.messages import SELF
+
+#: Estimates on these grounds look at what is still to be done; the others know no more than at the beginning.
+FROM_NOW_ON = ("platform", "formula")
+#: A new estimate is told the others if the end moves by this part of the time that remains, or more.
+REFINE_RATIO = 0.2
 
 
 @attrs.define(eq=False)
 class Change:
     """A change under way.
 
+    :ivar facts: all that its source has said.
+    :ivar told: by an operator or another node how long it takes, so that facts do not count.
+    :ivar third_party: another node has spoken of it, and marks the announcement with its source.
     :ivar ends_s: when it is expected to end; overdue_s: when it is taken for ended.
     """
 
@@ -22,9 +33,12 @@ class Change:
     kind: str
     source: str
     holdable: bool
+    facts: dict[str, object]
+    told: bool
+    third_party: bool
     began_s: float
-    ends_s: float
-    overdue_s: float
+    ends_s: float = 0.0
+    overdue_s: float = 0.0
     answered: bool = False
 
 
@@ -49,31 +63,70 @@ class Changes:
     def __bool__(self) -> bool:
         return bool(self.under_way)
 
-    def begin(self, began: ChangeBegan) -> Change:
-        """Take note of a change; the asker hears its name and how long it is expected to take."""
-        max_s = self.config.inactivity.max_s
-        estimate_s = expected_s(began.kind, began.facts, self.config.estimates_s, max_s)
-        length_s = estimate_s if began.expected_s is None else min(began.expected_s, max_s)
-        self.last_id += 1
-        now_s = self.commons.now_s
+    def begin(self, began: ChangeBegan, third_party_id: int | None = None) -> Change:
+        """Take note of a change; the asker hears its name and how long it is expected to take.
+
+        :param third_party_id: the number under which another node has spoken of it.
+        """
+        self.last_id = self.last_id + 1 if third_party_id is None else third_party_id
         change = Change(
-            self.last_id, began.kind, began.source, began.holdable, now_s, now_s + length_s, self._overdue_s(length_s)
+            self.last_id,
+            began.kind,
+            began.source,
+            began.holdable,
+            dict(began.facts),
+            told=began.expected_s is not None,
+            third_party=third_party_id is not None,
+            began_s=self.commons.now_s,
         )
+        found = self._estimate(change, began.expected_s)
+        self._expect(change, found.expected_s)
         self.under_way[change.change_id] = change
         self.revision += 1
-        self.commons.out.append(ChangeOpened(began.ticket, change.change_id, length_s))
+        self.commons.out.append(
+            ChangeOpened(
+                began.ticket,
+                change.change_id,
+                self.commons.me,
+                change.kind,
+                change.source,
+                found.expected_s,
+                found.basis,
+            )
+        )
         return change
 
-    def update(self, change_id: int, length_s: float) -> bool:
-        """A new estimate: ``length_s`` from now on; False if there is no such change."""
-        change = self.under_way.get(change_id)
+    def number(self, change_id: int) -> None:
+        """Others know of an absence of this node under that number: its next one has a higher."""
+        self.last_id = max(self.last_id, change_id)
+
+    def update(self, updated: ChangeUpdated) -> bool:
+        """New facts, or a new estimate; whether the others should hear of it."""
+        change = self.under_way.get(updated.change_id)
         if change is None:
             return False
-        length_s = min(length_s, self.config.inactivity.max_s)
+        change.facts.update(updated.facts)
+        if updated.expected_s is None and change.told:
+            return False
+        change.told = updated.expected_s is not None
+        now_s, before_s = self.commons.now_s, change.ends_s
+        found = self._estimate(change, updated.expected_s)
+        if not change.told and found.basis not in FROM_NOW_ON:
+            return False  # nothing is known of how far it has got
+        moved_s = abs(now_s + found.expected_s - before_s)
+        if not change.told and moved_s < REFINE_RATIO * max(before_s - now_s, self.config.heartbeat.interval_s):
+            return False
+        self._expect(change, found.expected_s)
+        self.revision += 1
+        self.commons.out.append(ChangeEstimated(change.change_id, found.expected_s, found.basis))
+        return True
+
+    def _estimate(self, change: Change, told_s: float | None) -> Estimate:
+        return estimate_of(self.commons, change.kind, change.source, change.facts, told_s)
+
+    def _expect(self, change: Change, length_s: float) -> None:
         change.ends_s = self.commons.now_s + length_s
         change.overdue_s = self._overdue_s(length_s)
-        self.revision += 1
-        return True
 
     def end(self, change_id: int, outcome: str) -> bool:
         """A change is over; False if there is no such change."""
@@ -83,6 +136,8 @@ class Changes:
         self._answer(change, ChangeAnswered(change_id, confirmed=False))
         self.revision += 1
         self.commons.out.append(ChangeClosed(change_id, outcome))
+        if outcome == "done":
+            self.commons.learn(change.kind, change.source, self.commons.now_s - change.began_s)
         return True
 
     def overdue(self) -> tuple[int, ...]:
@@ -121,10 +176,31 @@ class Changes:
         return max(0, round((ends_s - self.commons.now_s) * 1000))
 
     @property
+    def _latest(self) -> Change | None:
+        return max(self.under_way.values(), key=lambda change: change.ends_s, default=None)
+
+    @property
     def kind(self) -> str:
         """The kind of the change that is expected to end last."""
-        latest = max(self.under_way.values(), key=lambda change: change.ends_s, default=None)
+        latest = self._latest
         return latest.kind if latest else ""
+
+    @property
+    def source(self) -> str:
+        """Who has spoken of it: ``self``, or a third party."""
+        latest = self._latest
+        return latest.source if latest and latest.third_party else SELF
+
+
+def estimate_of(
+    commons: Commons, kind: str, source: str, facts: Mapping[str, object], told_s: float | None
+) -> Estimate:
+    """How long a change takes: as somebody has said, or as the estimator finds."""
+    config = commons.config
+    if told_s is not None:
+        return Estimate(min(told_s, config.inactivity.max_s), "told")
+    past_s = commons.past_s.get((kind, source), ())
+    return estimate(kind, facts, past_s, config.estimates_s, config.inactivity.max_s)
 
 
 def patience_s(config: ProtocolConfig, expected_s: float) -> float:

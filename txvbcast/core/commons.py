@@ -20,6 +20,8 @@ from txvbcast.wire.messages import Message
 
 TICK = "tick"
 TURN = "turn"
+#: Lengths of past absences of one kind and source that are remembered.
+PAST_KEPT = 100
 
 
 @attrs.frozen
@@ -36,6 +38,7 @@ class Commons:
 
     :ivar now_s: the time of the step under way, on the caller's monotonic clock.
     :ivar loopback: messages to this node itself, delivered before the step ends.
+    :ivar past_s: how long this node's changes took that ended as they should, by kind and source, oldest first.
     :ivar reached: the rare branches that this replica has been in; for tests to read, and for nobody else.
     """
 
@@ -48,6 +51,17 @@ class Commons:
     loopback: deque[Message] = attrs.field(factory=deque)
     turn_armed: bool = False
     reached: set[Mark] = attrs.field(factory=set)
+    past_s: dict[tuple[str, str], deque[float]] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.past_s = {}
+        for past in self.stored.absences:
+            if past.outcome == "done" and past.member == self.me:
+                self.learn(past.kind, past.source, past.actual_s)
+
+    def learn(self, kind: str, source: str, actual_s: float) -> None:
+        """Remember how long a change took."""
+        self.past_s.setdefault((kind, source), deque(maxlen=PAST_KEPT)).append(actual_s)
 
     @property
     def me(self) -> int:

@@ -161,11 +161,28 @@ class ReadFailed:
 
 @attrs.frozen
 class ChangeOpened:
-    """The answer to ChangeBegan: the name of the change, and how long it is expected to take."""
+    """The answer to ChangeBegan and MemberAbsent: the name of the change, and how long it is expected to take.
+
+    :ivar ticket: 0 when nobody on this node asked: a third party elsewhere spoke of this node.
+    :ivar basis: what the estimate rests on.
+    """
 
     ticket: int
     change_id: int
+    member: int
+    kind: str
+    source: str
     expected_s: float
+    basis: str
+
+
+@attrs.frozen
+class ChangeEstimated:
+    """A change is expected to take ``expected_s`` from now on."""
+
+    change_id: int
+    expected_s: float
+    basis: str
 
 
 @attrs.frozen
@@ -220,5 +237,5 @@ class Notify:
 Effect = Union[
     Persist, Send, SendDatagram, SetTimer, DropDatagrams, ResetLinks, ReadLog, Prepare, Release, Apply, ReplyCommitted,
     ReplyAborted, ReplyUnknown, ReplyOverloaded, ForgetResults, ReadReady, ReadFailed, ChangeOpened,
-    ChangeAnswered, ChangeClosed, MoveAnswered, StopAllowed, Notify,
+    ChangeEstimated, ChangeAnswered, ChangeClosed, MoveAnswered, StopAllowed, Notify,
 ]  # fmt: skip

@@ -118,11 +118,30 @@ class ChangeBegan:
 
 
 @attrs.frozen
+class MemberAbsent:
+    """A third party says on this node that another member is about to be away.
+
+    :ivar ticket: the driver's name for the asker.
+    """
+
+    ticket: int
+    member: int
+    kind: str
+    expected_s: float | None
+    facts: Mapping[str, object]
+    source: str
+
+
+@attrs.frozen
 class ChangeUpdated:
-    """A new estimate for a change under way: ``expected_s`` from now on."""
+    """A new estimate for a change under way: ``expected_s`` from now on.
+
+    :ivar expected_s: None lets the estimator decide from all ``facts`` so far.
+    """
 
     change_id: int
-    expected_s: float
+    expected_s: float | None
+    facts: Mapping[str, object]
 
 
 @attrs.frozen
@@ -131,6 +150,14 @@ class ChangeEnded:
 
     change_id: int
     outcome: str
+
+
+@attrs.frozen
+class PauseSeen:
+    """This node was stopped for about ``pause_s`` without a word, as ``evidence`` outside of its own ticks shows."""
+
+    pause_s: float
+    evidence: str
 
 
 @attrs.frozen
@@ -148,8 +175,33 @@ class StopRequested:
 
 Input = Union[
     Restored, Received, PeerUp, PeerDown, TimerFired, Persisted, LogRead, Submitted, Prepared,
-    ReadRequested, ChangeBegan, ChangeUpdated, ChangeEnded, MasterMoveRequested, StopRequested,
+    ReadRequested, ChangeBegan, MemberAbsent, ChangeUpdated, ChangeEnded, PauseSeen, MasterMoveRequested,
+    StopRequested,
 ]  # fmt: skip
+
+
+@attrs.frozen
+class PastAbsence:
+    """The record of an absence that is over.
+
+    :ivar member: whose it was; source: who said so.
+    :ivar announced_s: the first estimate; expected_s: the last; actual_s: what it took.
+    :ivar basis: what the last estimate rested on, see :mod:`txvbcast.core.estimator`.
+    :ivar unsafe: why the cluster could not afford it, or empty.
+    :ivar outcome: ``done``, ``cancelled``, ``failed`` or ``overdue``.
+    """
+
+    member: int
+    kind: str
+    source: str
+    began_unix_s: float
+    announced_s: float
+    expected_s: float
+    actual_s: float
+    basis: str
+    confirmed: bool
+    unsafe: str
+    outcome: str
 
 
 @attrs.frozen
@@ -158,6 +210,7 @@ class StoredState:
 
     :ivar incarnation: this life's number, already durable.
     :ivar last_seq: the last entry of the stored log, 0 for none.
+    :ivar absences: the records that are kept, oldest first.
     """
 
     incarnation: int
@@ -166,3 +219,4 @@ class StoredState:
     log_epoch: int
     committed: int
     last_seq: int
+    absences: tuple[PastAbsence, ...] = ()

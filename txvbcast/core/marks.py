@@ -138,6 +138,16 @@ class Mark(Enum):
     ANNOUNCEMENT_AFTER_THE_END = "An announcement arrives after the log has said that the absence is over."
     ABSENCE_KNOWN_FROM_LOG_ALONE = "A member's announcement was lost: the log says that it is inactive."
     LOG_BEHIND_ANNOUNCEMENT = "The log speaks of an absence older than the one that was announced since."
+    WORD_ABOUT_MEMBER_THAT_IS_AWAY = "A third party speaks of a member that has announced its absence already."
+    WORD_OVERDUE = "A third party's word is past before anybody has ended it."
+    WORD_ENDED_BY_MEMBER = "A member of whose absence a third party spoke is back by its own word."
+    THIRD_PARTY_TAKEN_UP = "A member hears of its own absence from a third party and takes it for its own change."
+    THIRD_PARTY_TOO_LATE = "A member hears from a third party of an absence that it knows of, or that is past."
+    THIRD_PARTY_WHILE_RETURNING = "A member that returns hears from a third party that it is about to be away."
+    THIRD_PARTY_OVER = "A third party takes back its word about a member that has not spoken itself."
+    THIRD_PARTY_OVER_BEFORE_HEARD = (
+        "A member hears that a third party's word about it is over, and never heard the word."
+    )
     CATCHES_UP_ANEW = "A member that catches up begins again."
     FAILED_WHILE_CATCHING_UP = "A member that catches up becomes failed."
     THIRD_MESSAGE_BEFORE_LOG = "A member says that it is normal before the log does."

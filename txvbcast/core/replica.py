@@ -39,10 +39,12 @@ from txvbcast.core.standing import OwnLife, Peer
 from txvbcast.core.submissions import Submissions
 from txvbcast.core.succession import Succession
 from txvbcast.core.table import digest, initial
+from txvbcast.core.third_party import REVISION, ThirdParty
 from txvbcast.core.wishes import Wishes
 from txvbcast.errors import LocalProtocolError
 from txvbcast.wire import messages
 from txvbcast.wire.messages import (
+    AbsenceOver,
     Entry,
     FlightId,
     Heartbeat,
@@ -96,6 +98,7 @@ class Replica:
             self.succession,
             self._reconcile,
         )
+        self.third_party = ThirdParty(commons, journal, self.peers)
         self.wishes = Wishes(commons, self.submissions, self.succession)
         self.server = Server(commons, journal)
         self.checks = QuorumChecks(commons, journal)
@@ -128,7 +131,9 @@ class Replica:
             inputs.ReadRequested: self.reads.on_request,
             inputs.ChangeBegan: self.absence.on_change_began,
             inputs.ChangeUpdated: self.absence.on_change_updated,
-            inputs.ChangeEnded: lambda event: self.absence.end_change(event.change_id, event.outcome),
+            inputs.ChangeEnded: self._on_change_ended,
+            inputs.MemberAbsent: self._on_member_absent,
+            inputs.PauseSeen: lambda event: self._on_woke(event.pause_s, event.evidence),
             inputs.MasterMoveRequested: lambda event: self.wishes.on_move_requested(event, self.master),
             inputs.StopRequested: lambda event: self.wishes.on_stop_requested(),
         }
@@ -162,6 +167,7 @@ class Replica:
             messages.Unsafe: self.absence.on_answer,
             messages.Resumed: self._on_resumed,
             messages.Normal: self._on_normal,
+            messages.AbsenceOver: lambda peer, message: self._on_absence_over(message),
             messages.Heartbeat: self._on_heartbeat,
             messages.HeartbeatReply: self._on_heartbeat_reply,
             messages.QuorumCheck: self._on_quorum_check,
@@ -303,9 +309,10 @@ class Replica:
         self.commons.out.append(SetTimer(TICK, self.liveness.tick_s))
         late_s = self.liveness.on_tick(self.commons.now_s)
         if late_s:
-            self._on_woke(late_s)
+            self._on_woke(late_s, "its ticks came late")
         self._ticks += 1
         self.absence.on_tick()
+        self.third_party.on_tick()
         self.roster.on_tick()
         self._reconcile()  # before the quorum is looked at: a last man standing lets the silent go first
         self.succession.on_tick()
@@ -318,7 +325,7 @@ class Replica:
         if self._ticks % TICKS_PER_HEARTBEAT == 0:
             self._on_heartbeat_due()
 
-    def _on_woke(self, late_s: float) -> None:
+    def _on_woke(self, late_s: float, evidence: str) -> None:
         """This node was stopped: what it knows may be old, so it asks before it acts."""
         self._reach_woke()
         self.commons.out.append(DropDatagrams())
@@ -326,7 +333,8 @@ class Replica:
             self.commons.out.append(ResetLinks("this node was stopped for a while"))
         self.mastership.core.quiet_since_s = self.commons.now_s
         self.succession.on_master_heard()  # nobody's silence meanwhile counts
-        self.commons.notify("own_standing", self.commons.me, f"this node was stopped for about {late_s:.1f} s", {})
+        reason = f"this node was stopped for about {late_s:.1f} s: {evidence}"
+        self.commons.notify("own_standing", self.commons.me, reason, {})
         self.own.machine.woke()
         if self.mastership.core.role in ("probing", "claiming"):
             self.mastership.machine.stand_down("this node was stopped meanwhile")
@@ -566,7 +574,8 @@ class Replica:
         self.proposals.on_standing(standing.node_id, entry.seq)
         if standing.node_id == self.commons.me:
             self.submissions.on_own_standing(entry.seq)
-            self.absence.on_told(standing.standing, (standing.incarnation, standing.change_id))
+            self.absence.on_told(standing)
+        self.third_party.on_applied(standing)
         # A leaving master is not told to go by itself: the next master answers it.
         leaves = standing.standing is Standing.INACTIVE and standing.node_id != self.commons.me
         if leaves and self.office is not None:
@@ -575,13 +584,35 @@ class Replica:
     # --- absence: the others' -----------------------------------------------------------
 
     def _on_inactive(self, peer: int, message: Inactive) -> None:
-        if message.member != peer:
+        key = (message.incarnation, message.change_id)
+        third_party = message.member != peer
+        if third_party and (message.revision != REVISION or message.member not in self.peers):
+            return
+        if third_party and message.member == self.commons.me:
+            self.absence.on_third_party(message.kind, message.expected_ms, message.source, key)
             return
         deadline_s = self.commons.now_s + patience_s(self.commons.config, message.expected_ms / 1000)
-        self.peers[peer].on_announcement(message, deadline_s)
+        self.peers[message.member].on_announcement(message, deadline_s)
         if self.office is not None:
             self._reconcile()
-            self.roster.answer(peer, (message.incarnation, message.change_id))
+            if not third_party:
+                self.roster.answer(peer, key)
+
+    def _on_absence_over(self, message: AbsenceOver) -> None:
+        if message.member == self.commons.me:
+            self.absence.on_over(message)
+        elif message.member in self.peers:
+            self.peers[message.member].on_over(message)
+
+    def _on_member_absent(self, event: inputs.MemberAbsent) -> None:
+        self.changes.last_id += 1  # the driver knows all changes of this node by one series of numbers
+        self.third_party.begin(event, self.changes.last_id)
+
+    def _on_change_ended(self, event: inputs.ChangeEnded) -> None:
+        if event.change_id in self.third_party.words:
+            self.third_party.end(event.change_id, event.outcome)
+        else:
+            self.absence.end_change(event.change_id, event.outcome)
 
     def _on_peer_changed(self, signal: signals.PeerChanged) -> None:
         core = self.peers[signal.node_id].core

@@ -17,7 +17,7 @@ from txvbcast.core.liveness import Liveness
 from txvbcast.core.marks import Mark
 from txvbcast.core.ordering import Office
 from txvbcast.core.standing import OwnLife, Peer
-from txvbcast.core.table import Member, is_quorum, leave_step
+from txvbcast.core.table import Member, leave_step, unsafe_now
 from txvbcast.wire.messages import Confirmed, Resumed, Standing, StandingEntry, Unsafe
 
 
@@ -210,10 +210,9 @@ class Roster:
         member = table.get(node_id)
         if member is None or member.standing is not Standing.INACTIVE or member.absence < key:
             return
-        staying = [m.node_id for m in table.members if m.voter and m.standing is Standing.NORMAL]
-        if is_quorum(table.voters, staying):
+        unsafe = unsafe_now(table)
+        if not unsafe:
             self.commons.send(node_id, Confirmed(*member.absence))
             return
         self.commons.reach(Mark.ANSWERED_UNSAFE)
-        reason = f"only {len(staying)} of {len(table.voters)} voters are normal while it is away"
-        self.commons.send(node_id, Unsafe(*member.absence, reason))
+        self.commons.send(node_id, Unsafe(*member.absence, unsafe))

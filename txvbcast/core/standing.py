@@ -15,7 +15,7 @@ from automat import TypeMachine, TypeMachineBuilder
 from txvbcast.core.commons import Commons
 from txvbcast.core.marks import Mark
 from txvbcast.core.signals import OwnStandingChanged, PeerChanged
-from txvbcast.wire.messages import Inactive, Standing, StandingEntry
+from txvbcast.wire.messages import SELF, AbsenceOver, Inactive, Standing, StandingEntry
 
 # --- a member as others see it -----------------------------------------------------------
 
@@ -198,6 +198,14 @@ class Peer:
             return False
         self.machine.announced(message, deadline_s)
         return True
+
+    def on_over(self, message: AbsenceOver) -> None:
+        """A third party takes its word back; if the member itself has spoken since, that counts."""
+        core = self.core
+        by_third_party = core.revision <= 0 and core.source != SELF
+        if core.absence == (message.incarnation, message.change_id) and by_third_party:
+            core.commons.reach(Mark.THIRD_PARTY_OVER)
+            core.end_announcement()
 
     def on_entry(self, entry: StandingEntry, deadline_s: float) -> None:
         """Follow the log, except where it speaks of an absence that is older than the one announced."""

@@ -58,6 +58,10 @@ class Table:
         """Ids of the members with the voter flag."""
         return tuple(member.node_id for member in self.members if member.voter)
 
+    def voters_of(self, standing: Standing) -> tuple[int, ...]:
+        """Ids of the voters of that standing."""
+        return tuple(member.node_id for member in self.members if member.voter and member.standing is standing)
+
     def ids_of(self, *standings: Standing) -> tuple[int, ...]:
         """Ids of the members of these standings."""
         return tuple(member.node_id for member in self.members if member.standing in standings)
@@ -103,6 +107,14 @@ def needed(voters: Collection[int]) -> int:
 def is_quorum(voters: Collection[int], nodes: Iterable[int]) -> bool:
     """Whether ``nodes`` hold a majority of ``voters``."""
     return len(set(voters).intersection(nodes)) >= needed(voters)
+
+
+def unsafe_now(table: Table) -> str:
+    """Why those who are away now cost the quorum; empty when they do not."""
+    staying = table.voters_of(Standing.NORMAL)
+    if is_quorum(table.voters, staying):
+        return ""
+    return f"only {len(staying)} of {len(table.voters)} voters are normal while it is away"
 
 
 def majority_watermark(voters: Collection[int], watermarks: dict[int, int]) -> int:

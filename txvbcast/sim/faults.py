@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from random import Random
 
 from twisted.python.failure import Failure
 
+from txvbcast.absences import Change, HeldChange
 from txvbcast.core.journal import RUNS_MAX
-from txvbcast.driver import Change
 from txvbcast.errors import NoQuorum, Unsafe
+from txvbcast.interfaces import Go
 from txvbcast.sim.network import SimNetwork
 from txvbcast.sim.node import SimNode
 from txvbcast.sim.world import World
@@ -39,6 +41,7 @@ class Disturber:
         self.world = world
         self.random = random
         self.stopping: set[SimNode] = set()
+        self.held: list[HeldChange] = []
         self.restless = False
 
     def disturb(self, kind: str) -> None:
@@ -54,6 +57,8 @@ class Disturber:
         world.network.heal()
         world.disk_factor.update(dict.fromkeys(world.disks, 1.0))
         self.restless = False
+        for held in self.held:
+            held.end("cancelled")
         for node_id, node in list(world.nodes.items()):
             node.sends_left = None
             world.disks[node_id].error = None
@@ -63,7 +68,7 @@ class Disturber:
                 world.crash(node_id)
             if not node.running:
                 world.restart(node_id)
-            for record in world.nodes[node_id].driver.changes():
+            for record in world.nodes[node_id].driver.absences.documents():
                 self.end(node_id, int(str(record["change_id"])))
 
     # --- what the kinds are made of ---------------------------------------------------------
@@ -80,11 +85,18 @@ class Disturber:
         """All nodes but this one."""
         return [peer for peer in self.world.nodes if peer != node_id]
 
-    def announce(self, node_id: int, expected_s: float, holdable: bool, then: Callable[[Change], None]) -> None:
-        """A change begins on a node that is able; ``then`` hears the cluster's answer."""
+    def announce(
+        self,
+        node_id: int,
+        expected_s: float,
+        holdable: bool,
+        then: Callable[[Change], None],
+        member: int | None = None,
+    ) -> None:
+        """A change begins on a node that is able, or it says so of ``member``; ``then`` hears the cluster's answer."""
         if self.able(node_id):
-            begun = self.world.nodes[node_id].driver.begin_change(
-                "migrate_out", expected_s, holdable=holdable, wait_s=1.0
+            begun = self.world.nodes[node_id].driver.absences.begin(
+                "migrate_out", expected_s, holdable=holdable, wait_s=1.0, member=member
             )
             begun.addCallback(then)
             begun.addErrback(_swallow, NoQuorum)
@@ -108,8 +120,10 @@ class Disturber:
         """The change is over, if the node still knows of it."""
         if self.able(node_id):
             driver = self.world.nodes[node_id].driver
-            if any(record["change_id"] == change_id and not record["outcome"] for record in driver.changes()):
-                driver.end_change(change_id, outcome)
+            if any(
+                record["change_id"] == change_id and not record["outcome"] for record in driver.absences.documents()
+            ):
+                driver.absences.end(change_id, outcome)
 
     def kill(self, node_id: int) -> None:
         """Kill a process; a random part of what its disk had under way is kept."""
@@ -224,9 +238,11 @@ def overlapping(disturber: Disturber, node_id: int) -> None:
 
     def estimate(change: Change) -> None:
         driver = disturber.world.nodes[node_id].driver
-        known = any(record["change_id"] == change.change_id and not record["outcome"] for record in driver.changes())
+        known = any(
+            record["change_id"] == change.change_id and not record["outcome"] for record in driver.absences.documents()
+        )
         if disturber.able(node_id) and known:
-            driver.update_change(change.change_id, random.uniform(0.1, 3.0))
+            driver.absences.update(change.change_id, random.uniform(0.1, 3.0))
 
     begin(random.uniform(0.5, 2.0))
     disturber.later(random.uniform(0.0, 1.0), begin, random.uniform(0.5, 2.0))
@@ -249,6 +265,50 @@ def forgotten(disturber: Disturber, node_id: int) -> None:
     disturber.announce(node_id, disturber.random.uniform(0.2, 1.0), holdable=False, then=lambda change: None)
 
 
+@_fault
+def in_turn(disturber: Disturber, node_id: int) -> None:
+    """Several nodes are to be away, each waits for its turn, and goes at its bound in any case."""
+    random = disturber.random
+    for each in random.sample(list(disturber.world.nodes), random.randint(2, len(disturber.world.nodes))):
+        disturber.later(random.uniform(0.0, 0.05), _hold, disturber, each, random.uniform(0.2, 2.0))
+
+
+def _hold(disturber: Disturber, node_id: int, expected_s: float) -> None:
+    node = disturber.world.nodes[node_id]
+    if not node.able:
+        return
+    hold_s = disturber.random.choice([0.0, 0.5, 5.0])
+    held = node.driver.hold_change("migrate_out", {}, "told", True, hold_s, expected_s=expected_s)
+    disturber.held.append(held)
+
+    def go(_: Go) -> None:
+        disturber.freeze(node_id, expected_s * disturber.random.choice([0.2, 0.9, 1.2]), end)
+
+    def end() -> None:
+        if disturber.world.nodes[node_id] is node and node.able:
+            held.end("done")
+
+    held.go.addCallback(go)
+
+
+@_fault
+def told(disturber: Disturber, node_id: int) -> None:
+    """Another node's operator says that this one will be away: it is or is not, and somebody ends it or nobody does."""
+    random = disturber.random
+    teller, expected_s = random.choice(disturber.others(node_id)), random.uniform(0.2, 3.0)
+    away_s = expected_s * random.choice([0.0, 0.2, 0.9, 2.0])
+    clock_stands, after_s = random.random() < 0.3, random.choice([0.0, 0.0, 0.05, 0.3])
+
+    def go(change: Change) -> None:
+        disturber.later(random.uniform(0.0, 0.1), disturber.freeze, node_id, away_s, None, clock_stands)
+        if random.random() < 0.7:
+            disturber.later(random.uniform(0.0, 2 * expected_s), disturber.end, teller, change.change_id)
+
+    if after_s:
+        disturber.freeze(node_id, away_s or after_s, clock_stands=clock_stands)
+    disturber.later(after_s, disturber.announce, teller, expected_s, True, go, node_id)
+
+
 # --- pauses without a word ---------------------------------------------------------------------------
 
 
@@ -262,6 +322,19 @@ def frozen(disturber: Disturber, node_id: int) -> None:
 def clock_stopped(disturber: Disturber, node_id: int) -> None:
     """Stop a whole guest with its clock: it cannot know that it was away."""
     disturber.freeze(node_id, disturber.random.choice([0.1, 0.5, 1.5, 5.0]), clock_stands=True)
+
+
+@_fault
+def noticed(disturber: Disturber, node_id: int) -> None:
+    """A guest is stopped with its clock, and learns of it from something outside of its clock."""
+    seconds, node = disturber.random.choice([0.1, 0.5, 1.5]), disturber.world.nodes[node_id]
+    notice = partial(_notice, node, seconds)
+    disturber.freeze(node_id, seconds, notice, clock_stands=True)
+
+
+def _notice(node: SimNode, seconds: float) -> None:
+    if node.able:
+        node.driver.was_paused(seconds, "its generation counter has moved")
 
 
 @_fault

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from txvbcast.driver import Change
+from txvbcast.absences import Change
 from txvbcast.errors import NoQuorum, Unsafe
 from txvbcast.sim.world import Outcome, World
 from txvbcast.units import parse_duration
@@ -175,29 +175,39 @@ class Player:
     def do_announce(self, node: str, expected: str = "4s", kind: str = "migrate_out", hasty: str = "no") -> None:
         """``announce 1 expected=4s``: node 1 announces and waits for the answer (not if ``hasty=yes``)."""
         heard: list[Change] = []
-        begun = self.world.nodes[int(node)].driver.begin_change(kind, parse_duration(expected), holdable=hasty == "no")
+        begun = self.world.nodes[int(node)].driver.absences.begin(
+            kind, parse_duration(expected), holdable=hasty == "no"
+        )
         begun.addCallback(heard.append)
         begun.addCallback(lambda _: self._changes.__setitem__(int(node), heard[0]))
         if hasty == "no":
             self.world.run_until(lambda: bool(heard), PATIENCE_S, "an answer to the announcement")
             self.say("confirmed" if heard[0].confirmed else f"not confirmed: {heard[0].unsafe}")
 
+    def do_tell(self, node: str, member: str, expected: str = "4s", kind: str = "migrate_out") -> None:
+        """``tell 2 3 expected=4s``: an operator of node 2 says that node 3 will be away."""
+        heard: list[Change] = []
+        begun = self.world.nodes[int(node)].driver.absences.begin(kind, parse_duration(expected), member=int(member))
+        begun.addCallback(heard.append)
+        self.world.run_until(lambda: bool(heard), PATIENCE_S, "an answer to the third party's word")
+        self.say("confirmed" if heard[0].confirmed else f"not confirmed: {heard[0].unsafe}")
+
     def do_end(self, node: str, outcome: str = "done") -> None:
         """``end 1``: the change on node 1 is over."""
         driver = self.world.nodes[int(node)].driver
-        for record in driver.changes():
+        for record in driver.absences.documents():
             if record["outcome"] is None:
-                driver.end_change(int(str(record["change_id"])), outcome)
+                driver.absences.end(int(str(record["change_id"])), outcome)
 
     def do_estimate(self, node: str, expected: str) -> None:
         """``estimate 1 9s``: the change on node 1 will take that long from now."""
         driver = self.world.nodes[int(node)].driver
-        latest = max(int(str(record["change_id"])) for record in driver.changes())
-        driver.update_change(latest, parse_duration(expected))
+        latest = max(int(str(record["change_id"])) for record in driver.absences.documents())
+        driver.absences.update(latest, parse_duration(expected))
 
     def do_may(self, node: str) -> None:
         """``may 2``: may node 2 be absent now?"""
-        self.say(self.world.nodes[int(node)].driver.may_be_absent() or "yes")
+        self.say(self.world.nodes[int(node)].driver.absences.refusal() or "yes")
 
     def do_freeze(self, *nodes: str) -> None:
         """``freeze 1``: stop the process."""

@@ -19,6 +19,7 @@ import attrs
 from txvbcast.core.effects import Persist
 from txvbcast.core.inputs import StoredState
 from txvbcast.errors import StoreError
+from txvbcast.store import records
 from txvbcast.store.directory import sync_directory
 from txvbcast.wire.codec import CorruptEntry, decode_entry, encode_entry
 from txvbcast.wire.messages import U64_MAX, Entry
@@ -305,6 +306,7 @@ def _begin_incarnation(connection: sqlite3.Connection, path: Path) -> StoredStat
     meta = read_meta(connection, path)
     incarnation = meta.incarnation + 1
     connection.execute("BEGIN IMMEDIATE")
+    connection.execute(records.SCHEMA)
     write_meta(connection, {"incarnation": incarnation})
     connection.execute("COMMIT")
     (last_seq,) = connection.execute("SELECT coalesce(max(seq), 0) FROM log").fetchone()

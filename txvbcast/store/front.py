@@ -11,16 +11,21 @@ reads are dropped and never answered, so nothing can come to rest on them.
 from __future__ import annotations
 
 import abc
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol, Union
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
 
+from txvbcast.absences import ABSENCES_KEPT
 from txvbcast.core.effects import Persist
-from txvbcast.core.inputs import StoredState
+from txvbcast.core.inputs import PastAbsence, StoredState
 from txvbcast.errors import LocalProtocolError
 from txvbcast.wire.messages import Entry
+
+log = Logger()
 
 #: How many writes and reads may wait for their answer.  The core bounds what it has under
 #: way far below this; more is a defect.
@@ -55,7 +60,14 @@ class Read:
     done: Callable[[tuple[Entry, ...]], None]
 
 
-Operation = Union[Write, Read]
+@attrs.frozen
+class Remember:
+    """A :meth:`StoreFront.remember` on its way; it is not answered."""
+
+    record: PastAbsence
+
+
+Operation = Union[Write, Read, Remember]
 
 #: The numbers of a Persist that may only rise.
 RISING = ("promised_epoch", "log_epoch", "committed")
@@ -111,6 +123,8 @@ class StoreFront(abc.ABC):
         self._rules = LogRules(state)
         self._on_failure = on_failure
         self._turn: list[Operation] = []
+        self._records: deque[PastAbsence] = deque(maxlen=ABSENCES_KEPT)
+        self._remembers = True
         self._waiting = 0
         self._taking = True
         self._silent = False
@@ -144,6 +158,15 @@ class StoreFront(abc.ABC):
         if self._taking:
             self._queue(Read(first, last, bytes_max, done))
 
+    def remember(self, record: PastAbsence) -> None:
+        """Keep the record of an absence for the next lives, among the last ABSENCES_KEPT.
+
+        It is worth less than the log: it goes with the next write, or when the store is closed, and is lost in a
+        crash before.  When records cannot be kept that is logged, once, and is no failure of the store.
+        """
+        if self._taking and self._remembers:
+            self._records.append(record)
+
     def close(self) -> Deferred[None]:
         """Write and answer everything queued, then let go of the disk; fires when that is done.
 
@@ -154,6 +177,7 @@ class StoreFront(abc.ABC):
         waiter: Deferred[None] = Deferred()
         self._close_waiters.append(waiter)
         if len(self._close_waiters) == 1:
+            self._turn += self._take_records()
             self._hand_over()
             self._taking = False
             self._stop()
@@ -178,8 +202,21 @@ class StoreFront(abc.ABC):
 
     def _hand_over(self) -> None:
         batch, self._turn = self._turn, []
+        if any(isinstance(operation, Write) for operation in batch):
+            batch += self._take_records()
         if batch:
             self._begin(batch)
+
+    def _take_records(self) -> list[Remember]:
+        taken = [Remember(record) for record in self._records]
+        self._records.clear()
+        return taken
+
+    def _forget(self, problem: str) -> None:
+        """No records are kept in this life; the log is as it should be."""
+        if self._remembers:
+            self._remembers = False
+            log.warn("records of past absences cannot be kept: {problem}", problem=problem)
 
     def _answer(self, answers: Sequence[Answer]) -> None:
         for answer in answers:
@@ -203,6 +240,7 @@ class StoreFront(abc.ABC):
         self._taking = False
         self._silent = True
         self._turn.clear()
+        self._records.clear()
 
     def _stopped(self) -> None:
         self._closed = True

@@ -11,8 +11,9 @@ from typing import Protocol
 
 import attrs
 
+from txvbcast.absences import ABSENCES_KEPT
 from txvbcast.core.effects import Persist
-from txvbcast.core.inputs import StoredState
+from txvbcast.core.inputs import PastAbsence, StoredState
 from txvbcast.errors import StoreError
 from txvbcast.store.front import RISING, Answer, Clock, Operation, Read, StoreFront, Write
 from txvbcast.wire.codec import encode_entry
@@ -25,6 +26,7 @@ class Disk:
 
     :ivar disk_id: as random as the simulation wants it.
     :ivar entries: the log; ``entries[k]`` has seq ``k + 1``.
+    :ivar absences: the records of absences that are over.
     :ivar held: an open store uses this disk.
     :ivar error: when set, the next transaction fails with it and leaves no trace.
     :ivar transactions: how many were synced so far.
@@ -36,6 +38,7 @@ class Disk:
     log_epoch: int = 0
     committed: int = 0
     entries: list[Entry] = attrs.Factory(list)
+    absences: list[PastAbsence] = attrs.Factory(list)
     held: bool = False
     error: Exception | None = None
     transactions: int = 0
@@ -49,6 +52,7 @@ class Disk:
             log_epoch=self.log_epoch,
             committed=self.committed,
             last_seq=len(self.entries),
+            absences=tuple(self.absences),
         )
 
     def write(self, write: Persist) -> None:
@@ -60,6 +64,11 @@ class Disk:
             value = getattr(write, name)
             if value is not None:
                 setattr(self, name, value)
+
+    def remember(self, record: PastAbsence) -> None:
+        """Keep a record, among the latest."""
+        self.absences.append(record)
+        del self.absences[:-ABSENCES_KEPT]
 
     def append_torn(self, write: Persist, part: float) -> None:
         """The first entries of an append; what has to be one step (a truncation, an epoch) leaves no trace."""
@@ -93,6 +102,10 @@ class MemoryClock(Clock, Protocol):
 
 def _raise(error: Exception) -> None:
     raise error
+
+
+def _is_writing(batch: list[Operation]) -> bool:
+    return any(not isinstance(operation, Read) for operation in batch)
 
 
 class MemoryStore(StoreFront):
@@ -176,8 +189,7 @@ class MemoryStore(StoreFront):
 
     def _sync(self) -> None:
         self._syncing, self._backlog = self._backlog, []
-        writes = any(isinstance(operation, Write) for operation in self._syncing)
-        self._timer = self._timers.callLater(self._delay() if writes else 0.0, self._synced)
+        self._timer = self._timers.callLater(self._delay() if _is_writing(self._syncing) else 0.0, self._synced)
 
     def _synced(self) -> None:
         self._timer = None
@@ -193,8 +205,15 @@ class MemoryStore(StoreFront):
             self._let_go()
 
     def _perform(self, batch: list[Operation]) -> list[Answer]:
-        answers = [self._write(item) if isinstance(item, Write) else self._read(item) for item in batch]
-        if any(isinstance(operation, Write) for operation in batch):
+        answers: list[Answer] = []
+        for item in batch:
+            if isinstance(item, Write):
+                answers.append(self._write(item))
+            elif isinstance(item, Read):
+                answers.append(self._read(item))
+            else:
+                self._disk.remember(item.record)
+        if _is_writing(batch):
             self._disk.transactions += 1
         return answers
 

@@ -17,17 +17,22 @@ from pathlib import Path
 from typing import Protocol
 
 import attrs
+from twisted.logger import Logger
 
-from txvbcast.core.inputs import StoredState
-from txvbcast.store import database
+from txvbcast.core.inputs import PastAbsence, StoredState
+from txvbcast.store import database, records
 from txvbcast.store.directory import DirectoryLock, make_directory
-from txvbcast.store.front import RISING, Answer, Clock, Operation, Read, StoreFront, Write
+from txvbcast.store.front import RISING, Answer, Clock, Operation, Read, Remember, StoreFront, Write
 from txvbcast.wire.messages import Entry
+
+log = Logger()
 
 #: After about this many pages in the write-ahead log they are copied into the database.
 CHECKPOINT_PAGES = 1000
 #: What a transaction takes besides the bodies of its entries: the pages of the tables that it touches.
 _TRANSACTION_PAGES = 3
+#: The same of the table of records; about ten records fill a page.
+_RECORDS_PAGES = 3
 _PAGE_BYTES = 4096
 
 #: How much of the log :func:`dump` reads at a time.
@@ -68,7 +73,8 @@ class SqliteStore(StoreFront):
             undo.callback(connection.close)
             reading, path = database.open_for_reading(data_dir)
             undo.pop_all()
-        return cls(reactor, state, on_failure, lock, connection, reading, path), state
+        store = cls(reactor, state, on_failure, lock, connection, reading, path)
+        return store, attrs.evolve(state, absences=store._recall())
 
     def __init__(
         self,
@@ -90,6 +96,7 @@ class SqliteStore(StoreFront):
             reading,
             answer=partial(reactor.callFromThread, self._answer),
             fail=partial(reactor.callFromThread, self._fail),
+            forget=partial(reactor.callFromThread, self._forget),
             stopped=partial(reactor.callFromThread, self._join),
         )
         self._thread = threading.Thread(target=self._writer.run, name="txvbcast-store", daemon=True)
@@ -108,6 +115,16 @@ class SqliteStore(StoreFront):
         :raises StoreError: an entry was damaged; the text names its seq.
         """
         return database.read_log_in_pieces(self._reading, self._path, bytes_max)
+
+    def _recall(self) -> tuple[PastAbsence, ...]:
+        try:
+            absences, problem = records.read(self._reading)
+        except sqlite3.Error as error:
+            self._forget(f"{self._path}: {error}")
+            return ()
+        if problem:
+            log.warn("{path}: some records of past absences are damaged: {problem}", path=self._path, problem=problem)
+        return absences
 
     def _begin(self, batch: list[Operation]) -> None:
         self._writer.batches.put(batch)
@@ -136,6 +153,7 @@ class _Writer:
         reading: sqlite3.Connection,
         answer: Callable[[list[Answer]], object],
         fail: Callable[[Exception], object],
+        forget: Callable[[str], object],
         stopped: Callable[[], object],
     ) -> None:
         self.batches: queue.SimpleQueue[list[Operation] | None] = queue.SimpleQueue()
@@ -145,6 +163,7 @@ class _Writer:
         self._reading = reading
         self._answer = answer
         self._fail = fail
+        self._forget = forget
         self._report_stop = stopped
         self._stopping = False
         self._broken = False
@@ -194,11 +213,13 @@ class _Writer:
             for name in RISING
             if (value := getattr(item.persist, name)) is not None
         }
-        is_writing = any(isinstance(item, Write) for item in waiting)
+        is_writing = any(not isinstance(item, Read) for item in waiting)
         if is_writing:
             self._writing.execute("BEGIN IMMEDIATE")
-        answers = [self._write(item) if isinstance(item, Write) else self._read(item) for item in waiting]
+        asked = [item for item in waiting if not isinstance(item, Remember)]
+        answers = [self._write(item) if isinstance(item, Write) else self._read(item) for item in asked]
         if is_writing:
+            self._keep([item.record for item in waiting if isinstance(item, Remember)])
             database.write_meta(self._writing, numbers)
             self._writing.execute("COMMIT")
             self.transactions += 1
@@ -212,6 +233,14 @@ class _Writer:
     def _read(self, item: Read) -> Answer:
         entries = database.read_log(self._writing, self._path, item.first, item.last, item.bytes_max)
         return partial(item.done, entries)
+
+    def _keep(self, absences: list[PastAbsence]) -> None:
+        if not absences:
+            return
+        self._pages += _RECORDS_PAGES
+        problem = records.keep(self._writing, absences)
+        if problem:
+            self._forget(f"{self._path}: {problem}")
 
     def _close(self) -> None:
         # Whoever closes the database last copies the write-ahead log into it, with an fsync.  After a failure that

@@ -14,6 +14,8 @@ import attrs
 
 NODE_ID_MAX = 65535
 U64_MAX = 2**63 - 1
+#: The ``source`` of an absence that the member itself has announced.
+SELF = "self"
 
 
 class Mode(enum.Enum):
@@ -456,7 +458,8 @@ class Inactive:
     :ivar change_id: which absence of that incarnation; rises.
     :ivar revision: rises with each new estimate for it.
     :ivar epoch: the log epoch of the sender; stored: what it has on disk.
-    :ivar source: ``self``, or the name of the third party that says so.
+    :ivar source: ``self``, or the name of the third party that says so; then ``revision`` is 0, below all of the
+        member's own.
     """
 
     member: int = attrs.field(validator=NODE_ID)
@@ -467,7 +470,7 @@ class Inactive:
     expected_ms: int = attrs.field(validator=COUNT)
     epoch: int = attrs.field(validator=COUNT)
     stored: int = attrs.field(validator=COUNT)
-    source: str = "self"
+    source: str = SELF
 
 
 @attrs.frozen
@@ -497,6 +500,15 @@ class Resumed:
     log_epoch: int = attrs.field(validator=COUNT)
     stored: int = attrs.field(validator=COUNT)
     committed: int = attrs.field(validator=COUNT)
+
+
+@attrs.frozen
+class AbsenceOver:
+    """A third party's word that the absence of ``member`` is over which it announced under that number."""
+
+    member: int = attrs.field(validator=NODE_ID)
+    incarnation: int = attrs.field(validator=POSITIVE)
+    change_id: int = attrs.field(validator=POSITIVE)
 
 
 @attrs.frozen
@@ -582,7 +594,7 @@ class ReadAt:
 Message = Union[
     Hello, HelloRefused, Propose, Vote, Decide, Order, Stored, Committed, Withdraw, AskFlight, Suspect,
     Probe, ProbeReply, Claim, Grant, Refuse, Start, WantStart, Fetch, Entries, FetchRefused, Handoff,
-    MoveMaster, MoveRefused, Inactive, Confirmed, Unsafe, Resumed, Normal, Heartbeat, HeartbeatReply,
+    MoveMaster, MoveRefused, Inactive, Confirmed, Unsafe, Resumed, Normal, AbsenceOver, Heartbeat, HeartbeatReply,
     QuorumCheck, QuorumCheckReply, Read, ReadAt,
 ]  # fmt: skip
 
@@ -593,7 +605,7 @@ OPCODES: dict[int, type[Message]] = {
     16: Withdraw, 17: AskFlight, 18: Suspect,
     30: Probe, 31: ProbeReply, 32: Claim, 33: Grant, 34: Refuse, 35: Start, 36: WantStart,
     37: Fetch, 38: Entries, 39: FetchRefused, 40: Handoff, 41: MoveMaster, 42: MoveRefused,
-    50: Inactive, 51: Confirmed, 52: Unsafe, 53: Resumed, 54: Normal,
+    50: Inactive, 51: Confirmed, 52: Unsafe, 53: Resumed, 54: Normal, 55: AbsenceOver,
     60: Heartbeat, 61: HeartbeatReply, 62: QuorumCheck, 63: QuorumCheckReply, 64: Read, 65: ReadAt,
 }  # fmt: skip
 

@@ -13,7 +13,18 @@ from txvbcast.core.inputs import PeerUp, Received, TimerFired
 from txvbcast.sim.checks.facts import Facts
 from txvbcast.sim.checks.steps import Check, Look
 from txvbcast.sim.checks.violation import Violation
-from txvbcast.wire.messages import Claim, ClaimWhy, Entry, Inactive, Message, Normal, Resumed, Standing, StandingEntry
+from txvbcast.wire.messages import (
+    AbsenceOver,
+    Claim,
+    ClaimWhy,
+    Entry,
+    Inactive,
+    Message,
+    Normal,
+    Resumed,
+    Standing,
+    StandingEntry,
+)
 
 if TYPE_CHECKING:
     from txvbcast.sim.node import SimNode
@@ -68,6 +79,7 @@ class Absences(Check):
             Inactive: self._on_inactive,
             Resumed: self._on_back,
             Normal: self._on_back,
+            AbsenceOver: self._on_over,
         }
 
     def looks_at_effects(self) -> Mapping[type, Look]:
@@ -121,6 +133,14 @@ class Absences(Check):
         assert isinstance(message, (Resumed, Normal))
         known = self._ears[node.node_id].announcement(message.member)
         if (message.incarnation, message.change_id) >= known.key[:2]:
+            known.deadline_s = None
+
+    def _on_over(self, node: SimNode, event: Received) -> None:
+        """A third party's word ends what it has said itself, and no more."""
+        message = event.message
+        assert isinstance(message, AbsenceOver)
+        known = self._ears[node.node_id].announcement(message.member)
+        if known.key == (message.incarnation, message.change_id, 0):
             known.deadline_s = None
 
     def _on_apply(self, node: SimNode, apply: Apply) -> None:

@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from txvbcast.applications import Applications
 from txvbcast.core.effects import Persist, ReadLog
-from txvbcast.core.inputs import StoredState
+from txvbcast.core.inputs import PastAbsence, StoredState
 from txvbcast.driver import Driver
 from txvbcast.errors import Aborted, Committed, NoQuorum, Overloaded, Unsafe
 from txvbcast.interfaces import IResourceManager, Refused, Tx
@@ -107,6 +107,9 @@ class HeldDisk:
     def read(self, first: int, last: int, bytes_max: int, done: Callable[[tuple[Entry, ...]], None]) -> None:
         """Read, later or now."""
         self._ask(ReadLog(0, first, last, bytes_max), lambda: done(self.durable.entries[first - 1 : last]))
+
+    def remember(self, record: PastAbsence) -> None:
+        """Records of absences take no part in the protocol."""
 
     def _ask(self, operation: Persist | ReadLog, perform: Callable[[], None]) -> None:
         self.pending.append((operation, perform))
@@ -246,11 +249,11 @@ class ReplayNode:
 
     def on_leave(self, holdable: int) -> None:
         """A change begins on this node."""
-        self.driver.begin_change("freeze", FAR_S, holdable=bool(holdable))
+        self.driver.absences.begin("freeze", FAR_S, holdable=bool(holdable))
 
     def on_end(self, change_id: int) -> None:
         """The change is over."""
-        self.driver.end_change(change_id)
+        self.driver.absences.end(change_id)
 
     def on_move(self, to: int) -> None:
         """An operator wants another master."""
