@@ -27,7 +27,12 @@ class BuiltIn:
 
         :raises ValueError: the options, or the machine, are not fit for it.
         """
-        adapter: IChangeAdapter = import_module(f"txvbcast.virt.{self.plugin}").make(options, surroundings)
+        try:
+            module = import_module(f"txvbcast.virt.{self.plugin}")
+        except ImportError as error:
+            page = f"docs/adapters/{self.plugin}.md"
+            raise ValueError(f"it needs a library that is not installed: {error}, see {page}") from error
+        adapter: IChangeAdapter = module.make(options, surroundings)
         return adapter
 
 

@@ -154,7 +154,7 @@ class Sink:
         if kind != known.kind:
             self._contradict(known, source_id, f"it was said to be {known.kind} and is now said to be {kind}")
         elif member != known.member:
-            before, now = (each or "this node" for each in (known.member, member))
+            before, now = (f"node {each}" if each else "this node" for each in (known.member, member))
             self._contradict(known, source_id, f"it was said to happen to {before} and is now said to happen to {now}")
         else:
             self.counters["updated"] += 1
