@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from txvbcast.core.epochs import pair
+from txvbcast.core.inputs import PastAbsence
 from txvbcast.wire.messages import Entry, Flight, FlightId, Mode
 
 CLUSTER = "c0ffee"
@@ -22,3 +23,20 @@ def entry(seq: int, number: int = 1, payload_bytes: int = PAYLOAD_BYTES) -> Entr
 def entries(first: int, last: int, number: int = 1) -> tuple[Entry, ...]:
     """The entries from ``first`` to ``last``."""
     return tuple(entry(seq, number) for seq in range(first, last + 1))
+
+
+def absence(number: int, source: str = "qmp") -> PastAbsence:
+    """A record of an absence that began at second ``number``."""
+    return PastAbsence(
+        member=NODE,
+        kind="migrate_out",
+        source=source,
+        began_unix_s=float(number),
+        announced_s=5.0,
+        expected_s=4.5,
+        actual_s=4.25,
+        basis="formula",
+        confirmed=True,
+        unsafe="",
+        outcome="done",
+    )

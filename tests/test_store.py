@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import re
@@ -16,14 +17,17 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import attrs
 from twisted.internet import reactor as _reactor
 from twisted.internet.task import Clock, deferLater
+from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.trial import unittest
 
-from tests.store_samples import CLUSTER, NODE, entries, entry
+from tests.store_samples import CLUSTER, NODE, absence, entries, entry
+from txvbcast.absences import ABSENCES_KEPT
 from txvbcast.core.effects import Persist
 from txvbcast.core.epochs import pair
-from txvbcast.core.inputs import StoredState
+from txvbcast.core.inputs import PastAbsence, StoredState
 from txvbcast.errors import LocalProtocolError, StoreError
 from txvbcast.store import database, directory, front, sqlite
 from txvbcast.store.front import StoreFront
@@ -354,6 +358,65 @@ class StoreContract:
         self.assertEqual((fired, self.acked, self.found), ([1, 2, 3], [1], [entries(2, 2)]))
         self.assertEqual(await self.log(), entries(1, 2))
 
+    async def absences(self) -> tuple[PastAbsence, ...]:
+        """The records as the next life finds them."""
+        store, state = self.open()
+        await self.closed(store)
+        return state.absences
+
+    async def test_remembered(self) -> None:
+        """A record goes with the next write and makes no transaction of its own; the next life knows it."""
+        store, state = self.open()
+        self.assertEqual(state.absences, ())
+        store.remember(absence(1))
+        store.remember(absence(2, "Zürich 'drop'; \0"))
+        store.read(1, 1, 1, self.found.append)
+        await self.until(lambda: self.found)
+        self.assertEqual(self.transactions(store), 0)
+        await self.written(store, 1, entries=entries(1, 1))
+        self.assertEqual(self.transactions(store), 1)
+        await self.closed(store)
+        self.assertEqual(await self.absences(), (absence(1), absence(2, "Zürich 'drop'; \0")))
+        self.assertEqual(await self.log(), entries(1, 1))
+
+    async def test_remembered_at_close(self) -> None:
+        """A record that nothing followed is written when the store is closed, and none after that."""
+        store, _ = self.open()
+        await self.written(store, 1, entries=entries(1, 1))
+        store.remember(absence(1))
+        closing = store.close()
+        store.remember(absence(2))
+        fired: list[None] = []
+        closing.addCallback(fired.append)
+        await self.until(lambda: fired)
+        store.remember(absence(3))
+        self.assertEqual(await self.absences(), (absence(1),))
+        self.assertEqual(await self.absences(), (absence(1),), "it is kept")
+
+    async def test_latest_remembered(self) -> None:
+        """The store keeps a bounded number of records, the latest; no more than that wait for a write."""
+        store, _ = self.open()
+        for number in range(ABSENCES_KEPT + 3):
+            store.remember(absence(number))
+        await self.written(store, 1)
+        self.assertEqual(self.transactions(store), 1)
+        for number in range(2):
+            store.remember(absence(10**6 + number))
+        await self.closed(store)
+        wanted = [*range(5, ABSENCES_KEPT + 3), 10**6, 10**6 + 1]
+        self.assertEqual([int(record.began_unix_s) for record in await self.absences()], wanted)
+
+    async def test_remembered_no_more(self) -> None:
+        """After a failure nothing is kept."""
+        store, _ = self.open()
+        await self.written(store, 1, entries=entries(1, 1))
+        store.remember(absence(1))
+        self.persist(store, 2, entries=entries(7, 7))
+        await self.until(lambda: self.failures)
+        store.remember(absence(2))
+        await self.closed(store)
+        self.assertEqual(await self.absences(), ())
+
     async def test_exclusive(self) -> None:
         """A second store on the same disk is refused until the first is closed."""
         store, _ = self.open()
@@ -546,6 +609,133 @@ class SqliteStoreTests(SqliteCase, StoreContract):
             other.execute("BEGIN IMMEDIATE")
             yield
             other.execute("ROLLBACK")
+
+    def warned(self, words: str) -> None:
+        """This was logged, once, and nothing went wrong."""
+        events, self.logged[:] = list(self.logged), []
+        self.assertEqual([words in formatEvent(event) for event in events], [True])
+        self.assertEqual(self.failures, [])
+
+    def listen_to_log(self) -> None:
+        """Collect what is logged as a warning."""
+        self.logged: list[Any] = []
+
+        def observe(event: Any) -> None:
+            if event["log_level"] is LogLevel.warn:
+                self.logged.append(event)
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+
+    async def test_older_database(self) -> None:
+        """A database from before there were records goes on working, and its format is the same."""
+        await self.fill(3)
+        self.execute("DROP TABLE absences")
+        store, state = self.open()
+        self.assertEqual((state.last_seq, state.absences), (3, ()))
+        store.remember(absence(1))
+        await store.close()
+        self.assertEqual(await self.absences(), (absence(1),))
+        self.assertEqual(inspect(self.data_dir)["format"], 1)
+
+    async def test_damaged_records(self) -> None:
+        """A record that cannot be read is passed over, and said; the others are there, and the log is."""
+        store, _ = self.open()
+        for number in range(1, 9):
+            store.remember(absence(number))
+        await self.written(store, 1, entries=entries(1, 1))
+        await store.close()
+        damaged = (b"\xff\xfe", "{", '{"member": "two"}', b"", 7, "[" * 10**5)
+        for number, wrong in enumerate(damaged, 2):
+            self.execute("UPDATE absences SET record = ? WHERE number = ?", wrong, number)
+        self.listen_to_log()
+        store, state = self.open()
+        self.warned("some records of past absences are damaged")
+        self.assertEqual(state.absences, (absence(1), absence(8)))
+        store.remember(absence(9))
+        await store.close()
+        self.assertEqual(await self.absences(), (absence(1), absence(8), absence(9)))
+        self.assertEqual(await self.log(), entries(1, 1))
+
+    async def check_without_records(self, words: str) -> None:
+        """They are neither read nor written; that is said once in this life, and the log goes on."""
+        store, state = self.open()
+        self.assertEqual(state.absences, ())
+        for seq in (2, 3):
+            store.remember(absence(seq))
+            await self.written(store, seq, entries=entries(seq, seq), committed=seq)
+        await store.close()
+        self.warned(words)
+        self.assertEqual(await self.log(), entries(1, 3))
+
+    async def test_records_of_another_shape(self) -> None:
+        """A table that is not ours."""
+        self.listen_to_log()
+        for number, (columns, words) in enumerate(
+            {
+                "what TEXT": "no such column: record",
+                "record TEXT": "no such column: number",
+                "number INTEGER PRIMARY KEY, record TEXT, more NOT NULL": "NOT NULL constraint failed",
+            }.items()
+        ):
+            self.data_dir = self.data_dir.with_name(f"data-{number}")
+            self.path = self.data_dir / database.DATABASE_NAME
+            await self.fill(1)
+            self.execute("DROP TABLE absences")
+            self.execute(f"CREATE TABLE absences ({columns})")
+            await self.check_without_records(words)
+            self.acked.clear()
+            self.logged.clear()
+
+    async def test_table_lost(self) -> None:
+        """Somebody drops it while the node runs."""
+        store, _ = self.open()
+        self.execute("DROP TABLE absences")
+        self.listen_to_log()
+        store.remember(absence(1))
+        await self.written(store, 1, entries=entries(1, 1))
+        await store.close()
+        self.warned("no such table: absences")
+        self.assertEqual((await self.absences(), await self.log()), ((), entries(1, 1)))
+
+    async def test_damaged_table(self) -> None:
+        """A page of the table that holds garbage costs the records, and not the log."""
+        store, _ = self.open()
+        store.remember(absence(1))
+        await self.written(store, 1, entries=entries(1, 1))
+        await store.close()
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            query = "SELECT rootpage - 1 FROM sqlite_master WHERE name = 'absences'"
+            (page,) = connection.execute(query).fetchone()
+            (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+        with self.path.open("r+b") as file:
+            file.seek(page * page_bytes)
+            file.write(b"\x55" * page_bytes)
+        self.listen_to_log()
+        await self.check_without_records("malformed")
+
+    async def test_record_of_nonsense(self) -> None:
+        """Half a character in a name, no number as a length: the record is lost, and nothing else is."""
+        store, _ = self.open()
+        for wrong in (absence(1, "\ud800"), attrs.evolve(absence(2), actual_s=math.nan), absence(3)):
+            store.remember(wrong)
+        await self.written(store, 1, entries=entries(1, 1))
+        await store.close()
+        self.listen_to_log()
+        self.assertEqual((await self.absences(), await self.log()), ((absence(3),), entries(1, 1)))
+
+    async def test_disk_fails_at_record(self) -> None:
+        """An error that has cost the log's part of the transaction too is a failure of the store."""
+        store, _ = self.open()
+        await self.written(store, 1, entries=entries(1, 1))
+        store._writer._writing.execute("PRAGMA max_page_count = 1")
+        for number in range(100):
+            store.remember(absence(number))
+        self.persist(store, 2)
+        await self.until(lambda: self.failures)
+        self.assertIn("make room on that disk", str(self.failures[0]))
+        await store.close()
+        self.assertEqual((self.acked, await self.absences(), await self.log()), ([1], (), entries(1, 1)))
 
     async def test_durable_settings(self) -> None:
         """Every commit reaches the disk, and SQLite makes no checkpoint whose failure we would not hear of."""
