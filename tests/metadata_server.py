@@ -10,16 +10,21 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from email.utils import formatdate
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.protocols.policies import WrappingFactory
+from twisted.trial import unittest
 from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
+
+from tests.recording_sink import RecordingSink, surroundings
+from txvbcast.virt import polling
 
 #: Far more than anybody reads.
 HUGE_BYTES = 16 << 20
@@ -219,6 +224,104 @@ def status(code: int, **headers: str) -> Fault:
 def says(body: object, **headers: str) -> Fault:
     """Something else."""
     return lambda request: reply(request, body, **headers)
+
+
+def after(delay_s: float, fault: Fault) -> Fault:
+    """The same, but late."""
+
+    def later(request: Request) -> None:
+        call = reactor.callLater(delay_s, fault, request)
+        request.notifyFinish().addErrback(lambda _gone: call.cancel())
+
+    return later
+
+
+class CloudTestCase(unittest.TestCase):
+    """An adapter, its sink, and the service that it asks.
+
+    :cvar adapter: the module; pages: what makes the service's pages; options: of every test.
+    """
+
+    adapter: Any
+    pages_of: Callable[[], Any]
+    options: Mapping[str, object] = {}
+
+    def setUp(self) -> None:
+        self.pages = type(self).pages_of()
+        self.server = MetadataServer(self.pages)
+        self.addCleanup(self.server.close)
+        self.sink = RecordingSink()
+        # What is tested is what happens, and not when.
+        self.patch(polling, "back_off_s", lambda failures: 0.005 * (1 + failures))
+
+    def make(self, **options: object) -> Any:
+        """An adapter that is not started."""
+        given = {"endpoint": self.server.endpoint, "timeout": "5s", **self.options, **options}
+        return self.adapter.make(given, surroundings(reactor))
+
+    def start(self, **options: object) -> Any:
+        """One that is, until the test ends."""
+        adapter = self.make(**options)
+        adapter.start(self.sink)
+        self.addCleanup(adapter.stop)
+        return adapter
+
+    def refused(self, options: Mapping[str, object], *words: str) -> None:
+        """These options are refused with these words."""
+        text = str(self.assertRaises(ValueError, self.adapter.make, options, surroundings(reactor)))
+        for word in words:
+            self.assertIn(word, text)
+
+    async def polled(self, times: int = 2) -> None:
+        """So many more polls have been answered: what a change of the pages leads to has happened."""
+        await self.sink.until_said("connected", len(self.sink.of("connected")) + times)
+
+    async def lost(self, fault: Fault, words: str, at: str = "") -> str:
+        """The service breaks down, which is said in these words; then it is mended, and heard again."""
+        before = len(self.sink.of("lost"))
+        self.server.break_down(fault, at)
+        await self.sink.until_said("lost", before + 2)
+        problems = [call[0] for call in self.sink.of("lost")[before:]]
+        for problem in problems:
+            self.assertIn(words, problem)
+            self.assertIn(self.server.endpoint + at, problem)
+            self.assertLess(len(problem), 500)
+        self.server.mend()
+        await self.polled()
+        return problems[0]
+
+    async def survives(self, at: str = "", json: bool = True) -> None:
+        """Whatever becomes of the page ``at``, it is said, and then all is well again."""
+        faults = [
+            (cut, "may it reach its metadata service?"),
+            (cut_in_body, "may it reach its metadata service?"),
+            (garbage, "may it reach its metadata service?"),
+            (huge, "more than 1MiB"),
+            (status(403), "answered 403: b'<html>error 403</html>'"),
+            (status(429, Retry_After="0"), "answered 429"),
+            (status(500), "answered 500"),
+            (binary, "nobody understands"),
+        ]
+        if json:
+            faults += [
+                (half_json, "nobody understands"),
+                (deep, "nobody understands"),
+                (says("[]x"), "nobody understands"),
+            ]
+        for fault, words in faults:
+            await self.lost(fault, words, at)
+
+    def warnings(self) -> list[str]:
+        """What is logged as a warning from now on, as people see it."""
+        said: list[str] = []
+
+        def observe(event: Mapping[str, Any]) -> None:
+            if event.get("log_level") is LogLevel.warn:
+                said.append(formatEvent(event))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        return said
 
 
 # --- Azure ----------------------------------------------------------------------------------------

@@ -201,8 +201,14 @@ class AppointmentsTests(unittest.TestCase):
         self.make("b", 1.0, "b")
         self.appointments.drop("a")
         self.appointments.drop("none")
-        self.appointments.clear()
+        self.appointments.close()
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_closed(self) -> None:
+        self.appointments.close()
+        self.make("a", 1.0, "late")
+        self.make("b", 0.0, "now")
+        self.assertEqual((self.calls, self.clock.getDelayedCalls()), ([], []))
 
     def test_made_anew_when_kept(self) -> None:
         self.appointments.make("a", 1.0, lambda: self.make("a", 1.0, "again"))

@@ -231,10 +231,13 @@ class Appointments:
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._calls: dict[str, IDelayedCall] = {}
+        self._closed = False
 
     def make(self, name: str, delay_s: float, call: Callable[[], None]) -> None:
         """Call after ``delay_s``, instead of what was to be called under this name; at once if it is not positive."""
         self.drop(name)
+        if self._closed:
+            return
         if delay_s > 0:
             self._calls[name] = self._reactor.callLater(delay_s, self._keep, name, call)
         else:
@@ -246,8 +249,9 @@ class Appointments:
         if call is not None:
             call.cancel()
 
-    def clear(self) -> None:
-        """Forget all."""
+    def close(self) -> None:
+        """Forget all, and take no more."""
+        self._closed = True
         for name in list(self._calls):
             self.drop(name)
 
