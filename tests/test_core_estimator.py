@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import Any
 
 from hypothesis import assume, given
@@ -196,6 +197,7 @@ class LearnedTests(EstimatorCase):
         """What was long ago is forgotten."""
         self.expect(3.0, "learned", past_s=[1000.0] * 50 + [3.0] * PAST_MAX)
         self.expect(1000.0, "learned", past_s=[3.0] * 50 + [1000.0] * 50)
+        self.expect(3.0, "learned", past_s=deque([1000.0] * 50 + [3.0] * PAST_MAX))
 
     def test_nonsense_is_not_counted(self) -> None:
         """Lengths come from a disk."""

@@ -87,7 +87,7 @@ def estimate(
     :param past_s: what earlier changes of the kind and source took that ended ``done``, oldest first; for a change
         that is under way, what those that took longer than it has already still took from there on.
     """
-    past = sorted(length_s for length_s in map(_number, past_s[-PAST_MAX:]) if length_s)
+    past = sorted(length_s for length_s in map(_number, tuple(past_s)[-PAST_MAX:]) if length_s)
     learned_s = _quantile(past, QUANTILE) if len(past) >= PAST_MIN else None
     least_s = _quantile(past, 0.5) if learned_s is not None else 0.0
     fixed = Estimate(configured_s[kind], "configured") if kind in configured_s else Estimate(FIXED_S[kind], "fixed")
