@@ -68,16 +68,16 @@ class Absence:
 
     @property
     def _key(self) -> tuple[int, int]:
-        return (self.commons.stored.incarnation, self.own.core.announced_id)
+        return (self.commons.stored.incarnation, self.own.core.announced_number)
 
     # --- changes ---------------------------------------------------------------------
 
-    def on_change_began(self, event: ChangeBegan, third_party_id: int | None = None) -> None:
+    def on_change_began(self, event: ChangeBegan, third_party_number: int | None = None) -> None:
         """A configuration change begins on this node.
 
-        :param third_party_id: the number under which another node has spoken of it.
+        :param third_party_number: the number under which another node has spoken of it.
         """
-        self.changes.begin(event, third_party_id)
+        self.changes.begin(event, third_party_number)
         away = self.own.state in ("leaving", "inactive")
         self._leave_by_s = self.commons.now_s + LEAVE_AFTER_TIMEOUTS * self.commons.config.heartbeat.timeout_s
         if away:
@@ -95,39 +95,41 @@ class Absence:
 
     # --- what a third party says of this node -----------------------------------------------
 
-    def on_third_party(self, kind: str, expected_ms: int, source: str, key: tuple[int, int]) -> None:
+    def on_third_party(self, kind: str, expected_ms: int, source: str, key: tuple[int, int]) -> bool:
         """Another node speaks of an absence of this one: it becomes a change of its own, if it is news.
 
         While this node returns from an absence it is none: the word is about what is past.
+
+        :returns: whether it has become one.
         """
-        incarnation, change_id = key
-        if incarnation != self.commons.stored.incarnation or change_id <= self.changes.last_id:
+        incarnation, number = key
+        if incarnation != self.commons.stored.incarnation or number <= self.changes.last_number:
             self.commons.reach(Mark.THIRD_PARTY_TOO_LATE)
-            return
+            return False
         if self.own.state in ("returning", "catching_up"):
             self.commons.reach(Mark.THIRD_PARTY_WHILE_RETURNING)
-            self._number(key)
-            return
+            self._skip_to(key)
+            return False
         self.commons.reach(Mark.THIRD_PARTY_TAKEN_UP)
         began = ChangeBegan(0, kind, max(expected_ms, 1) / 1000, {}, holdable=False, source=source)
-        self.on_change_began(began, change_id)
+        self.on_change_began(began, number)
+        return True
 
     def on_over(self, message: AbsenceOver) -> None:
         """The third party says that it is over."""
-        if message.incarnation != self.commons.stored.incarnation:
-            return
-        change = self.changes.under_way.get(message.change_id)
-        if change is not None and change.third_party:
-            self.end_change(message.change_id, "done")
+        key = (message.incarnation, message.change_id)
+        change = self.changes.by_third_party(message.change_id)
+        if message.incarnation == self.commons.stored.incarnation and change is not None:
+            self.end_change(change.change_id, "done")
         else:
             self.commons.reach(Mark.THIRD_PARTY_OVER_BEFORE_HEARD)
-            self._number((message.incarnation, message.change_id))
+            self._skip_to(key)
 
-    def _number(self, key: tuple[int, int]) -> None:
+    def _skip_to(self, key: tuple[int, int]) -> None:
         """Others know of an absence by that number: this node's own word must not be below it."""
         if key[0] == self.commons.stored.incarnation:
-            self.changes.number(key[1])
-            self.own.core.announced_id = max(self.own.core.announced_id, key[1])
+            self.changes.skip_to(key[1])
+            self.own.core.announced_number = max(self.own.core.announced_number, key[1])
 
     def end_change(self, change_id: int, outcome: str) -> None:
         """A change is over; with the last of them the absence is."""
@@ -164,13 +166,13 @@ class Absence:
 
     def _mark_announced(self) -> None:
         self.own.core.announced = True
-        self.own.core.announced_id = self.changes.last_id
+        self.own.core.announced_number = self.changes.last_number
 
     def _announcement(self) -> Inactive:
         return Inactive(
             member=self.commons.me,
             incarnation=self.commons.stored.incarnation,
-            change_id=self.own.core.announced_id,
+            change_id=self.own.core.announced_number,
             revision=self.changes.revision,
             kind=self.changes.kind,
             expected_ms=self.changes.remaining_ms,
@@ -239,7 +241,7 @@ class Absence:
         if self._office is not None:
             # Nobody can take the office over: the cluster stands still while this node is away.
             step = leave_step(self.journal.table, self.commons.me, self.commons.config.quorum.planned_floor)
-            self.changes.answer(self.own.core.announced_id, step.unsafe or "no normal voter can be master instead")
+            self.changes.answer(self.own.core.announced_number, step.unsafe or "no normal voter can be master instead")
 
     def _on_back(self) -> None:
         """The third message: to everybody; and the votes that were asked for meanwhile."""
@@ -252,7 +254,7 @@ class Absence:
         return Resumed(
             member=self.commons.me,
             incarnation=self.commons.stored.incarnation,
-            change_id=self.own.core.announced_id,
+            change_id=self.own.core.announced_number,
             log_epoch=self.journal.log_epoch,
             stored=max(0, self.journal.stored),
             committed=self.journal.committed,
@@ -265,11 +267,10 @@ class Absence:
         standing, key = entry.standing, (entry.incarnation, entry.change_id)
         if key < self._key:
             return
-        present = self.own.state in ("normal", "leaving", "inactive")
-        if key > self._key and standing is Standing.INACTIVE and present:
-            self.on_third_party(entry.kind, entry.expected_ms, entry.source, key)
+        is_news = key > self._key and standing is Standing.INACTIVE
+        if is_news and self.on_third_party(entry.kind, entry.expected_ms, entry.source, key):
             return
-        self._number(key)
+        self._skip_to(key)
         if standing is Standing.NORMAL:
             self.own.machine.told_normal()
         elif standing is Standing.CATCHING_UP:
@@ -285,7 +286,7 @@ class Absence:
         if key > self._key:
             if heartbeat.standing is Standing.INACTIVE and self.own.state == "normal":
                 return  # a third party's word, which is still on its way here
-            self._number(key)
+            self._skip_to(key)
         if key < self._key or heartbeat.standing in (Standing.FAILED, Standing.INACTIVE):
             self.own.machine.told_absent()
             self._answer(heartbeat)

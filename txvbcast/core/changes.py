@@ -23,6 +23,7 @@ REFINE_RATIO = 0.2
 class Change:
     """A change under way.
 
+    :ivar change_id: the driver's name for it; number: the others' (``change_id`` in messages and the log).
     :ivar facts: all that its source has said.
     :ivar told: by an operator or another node how long it takes, so that facts do not count.
     :ivar third_party: another node has spoken of it, and marks the announcement with its source.
@@ -30,6 +31,7 @@ class Change:
     """
 
     change_id: int
+    number: int
     kind: str
     source: str
     holdable: bool
@@ -46,13 +48,15 @@ class Change:
 class Changes:
     """All changes under way; the node stays inactive until the last of them ends.
 
-    :ivar last_id: the latest change that began in this life of the node; 0 for none.
+    :ivar last_id: the latest that the driver knows of in this life of the node; 0 for none.
+    :ivar last_number: the latest that others know of, or may come to know of.
     :ivar revision: rises with everything that is announced anew.
     """
 
     commons: Commons
     under_way: dict[int, Change] = attrs.field(factory=dict)
     last_id: int = 0
+    last_number: int = 0
     revision: int = 0
 
     @property
@@ -63,20 +67,26 @@ class Changes:
     def __bool__(self) -> bool:
         return bool(self.under_way)
 
-    def begin(self, began: ChangeBegan, third_party_id: int | None = None) -> Change:
+    def next_id(self) -> int:
+        """A name for the driver."""
+        self.last_id += 1
+        return self.last_id
+
+    def begin(self, began: ChangeBegan, third_party_number: int | None = None) -> Change:
         """Take note of a change; the asker hears its name and how long it is expected to take.
 
-        :param third_party_id: the number under which another node has spoken of it.
+        :param third_party_number: the number under which another node has spoken of it.
         """
-        self.last_id = self.last_id + 1 if third_party_id is None else third_party_id
+        self.last_number = self.last_number + 1 if third_party_number is None else third_party_number
         change = Change(
-            self.last_id,
+            self.next_id(),
+            self.last_number,
             began.kind,
             began.source,
             began.holdable,
             dict(began.facts),
             told=began.expected_s is not None,
-            third_party=third_party_id is not None,
+            third_party=third_party_number is not None,
             began_s=self.commons.now_s,
         )
         found = self._estimate(change, began.expected_s)
@@ -96,9 +106,14 @@ class Changes:
         )
         return change
 
-    def number(self, change_id: int) -> None:
+    def skip_to(self, number: int) -> None:
         """Others know of an absence of this node under that number: its next one has a higher."""
-        self.last_id = max(self.last_id, change_id)
+        self.last_number = max(self.last_number, number)
+
+    def by_third_party(self, number: int) -> Change | None:
+        """The change of which another node has spoken under that number."""
+        spoken = (change for change in self.under_way.values() if change.third_party and change.number == number)
+        return next(spoken, None)
 
     def update(self, updated: ChangeUpdated) -> bool:
         """New facts, or a new estimate; whether the others should hear of it."""
@@ -144,10 +159,10 @@ class Changes:
         """Changes whose source has not said that they ended, long after they should have."""
         return tuple(change.change_id for change in self.under_way.values() if change.overdue_s <= self.commons.now_s)
 
-    def answer(self, upto_change_id: int, unsafe: str) -> None:
-        """The master's word on the absence that ``upto_change_id`` began or prolonged."""
+    def answer(self, upto_number: int, unsafe: str) -> None:
+        """The master's word on the absence that the change of that number began or prolonged."""
         for change in self.under_way.values():
-            if change.change_id <= upto_change_id:
+            if change.number <= upto_number:
                 self._answer(change, ChangeAnswered(change.change_id, not unsafe, unsafe))
 
     def _answer(self, change: Change, answer: ChangeAnswered) -> None:

@@ -132,7 +132,7 @@ class Replica:
             inputs.ChangeBegan: self.absence.on_change_began,
             inputs.ChangeUpdated: self.absence.on_change_updated,
             inputs.ChangeEnded: self._on_change_ended,
-            inputs.MemberAbsent: self._on_member_absent,
+            inputs.MemberAbsent: lambda event: self.third_party.begin(event, self.changes.next_id()),
             inputs.PauseSeen: lambda event: self._on_woke(event.pause_s, event.evidence),
             inputs.MasterMoveRequested: lambda event: self.wishes.on_move_requested(event, self.master),
             inputs.StopRequested: lambda event: self.wishes.on_stop_requested(),
@@ -603,10 +603,6 @@ class Replica:
             self.absence.on_over(message)
         elif message.member in self.peers:
             self.peers[message.member].on_over(message)
-
-    def _on_member_absent(self, event: inputs.MemberAbsent) -> None:
-        self.changes.last_id += 1  # the driver knows all changes of this node by one series of numbers
-        self.third_party.begin(event, self.changes.last_id)
 
     def _on_change_ended(self, event: inputs.ChangeEnded) -> None:
         if event.change_id in self.third_party.words:

@@ -102,7 +102,7 @@ class Roster:
 
     def _wanted_self(self, member: Member) -> StandingEntry | None:
         state = self.own.state
-        key = (self.commons.stored.incarnation, self.own.core.announced_id)
+        key = (self.commons.stored.incarnation, self.own.core.announced_number)
         if self.departing is not None and not self.has_departed:
             return self._leave(member, key, self.departing)
         settled = member.standing is Standing.NORMAL and member.absence >= key
@@ -116,7 +116,7 @@ class Roster:
     def has_departed(self) -> bool:
         """Whether this node's own absence is in the log."""
         member = self.journal.table[self.commons.me]
-        key = (self.commons.stored.incarnation, self.own.core.announced_id)
+        key = (self.commons.stored.incarnation, self.own.core.announced_number)
         return member.standing is Standing.INACTIVE and member.absence >= key
 
     def _wanted_absent(self, member: Member) -> StandingEntry | None:

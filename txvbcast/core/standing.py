@@ -261,13 +261,13 @@ class OwnCore:
     """:ivar state: for the other parts and for people.
 
     :ivar announced: the others were told of the absence under way.
-    :ivar announced_id: the latest change that they were told of.
+    :ivar announced_number: the latest change that they were told of.
     """
 
     commons: Commons
     state: str = "returning"
     announced: bool = False
-    announced_id: int = 0
+    announced_number: int = 0
 
     def enter(self, state: str, reason: str) -> None:
         """The one place where a node's own state changes."""

@@ -14,6 +14,7 @@ from txvbcast.sim.checks.facts import Facts
 from txvbcast.sim.checks.steps import Check, Look
 from txvbcast.sim.checks.violation import Violation
 from txvbcast.wire.messages import (
+    SELF,
     AbsenceOver,
     Claim,
     ClaimWhy,
@@ -38,9 +39,13 @@ CALM_LOSS = 0.02
 
 @attrs.define
 class Announcement:
-    """What a node knows of a member's absence; ``over`` names the last one that the log has as ended."""
+    """What a node knows of a member's absence; ``over`` names the last one that the log has as ended.
+
+    :ivar third_party: somebody else has said so, and the member has not.
+    """
 
     key: tuple[int, int, int] = (0, 0, -1)
+    third_party: bool = False
     deadline_s: float | None = None
     over: tuple[int, int] = (0, 0)
 
@@ -84,7 +89,13 @@ class Absences(Check):
 
     def looks_at_effects(self) -> Mapping[type, Look]:
         """What the log says, accusations and claims."""
-        return {Apply: self._on_apply, Persist: self._on_persist, Claim: self._on_claim}
+        return {
+            Apply: self._on_apply,
+            Persist: self._on_persist,
+            Claim: self._on_claim,
+            Inactive: self._on_said,
+            AbsenceOver: self._on_said_over,
+        }
 
     def on_life(self, node: SimNode) -> None:
         """A new life has heard nothing."""
@@ -121,12 +132,21 @@ class Absences(Check):
         return node.clock.seconds() + believed_s
 
     def _on_inactive(self, node: SimNode, event: Received) -> None:
-        message = event.message
-        assert isinstance(message, Inactive)
+        assert isinstance(event.message, Inactive)
+        self._hear(node, event.message, third_party=event.message.member != event.peer)
+
+    def _on_said(self, node: SimNode, effect: Send) -> None:
+        """A node hears itself when it speaks of others."""
+        assert isinstance(effect.message, Inactive)
+        if effect.message.member != node.node_id:
+            self._hear(node, effect.message, third_party=True)
+
+    def _hear(self, node: SimNode, message: Inactive, third_party: bool) -> None:
         known = self._ears[node.node_id].announcement(message.member)
         key = (message.incarnation, message.change_id, message.revision)
         if key > known.key and key[:2] > known.over:
             known.key, known.deadline_s = key, self._deadline_s(node, message.expected_ms)
+            known.third_party = third_party
 
     def _on_back(self, node: SimNode, event: Received) -> None:
         message = event.message
@@ -136,11 +156,17 @@ class Absences(Check):
             known.deadline_s = None
 
     def _on_over(self, node: SimNode, event: Received) -> None:
+        assert isinstance(event.message, AbsenceOver)
+        self._hear_over(node, event.message)
+
+    def _on_said_over(self, node: SimNode, effect: Send) -> None:
+        assert isinstance(effect.message, AbsenceOver)
+        self._hear_over(node, effect.message)
+
+    def _hear_over(self, node: SimNode, message: AbsenceOver) -> None:
         """A third party's word ends what it has said itself, and no more."""
-        message = event.message
-        assert isinstance(message, AbsenceOver)
         known = self._ears[node.node_id].announcement(message.member)
-        if known.key == (message.incarnation, message.change_id, 0):
+        if known.third_party and known.key[:2] == (message.incarnation, message.change_id):
             known.deadline_s = None
 
     def _on_apply(self, node: SimNode, apply: Apply) -> None:
@@ -157,6 +183,7 @@ class Absences(Check):
             known.deadline_s = None
         elif key > known.key[:2]:  # the announcement itself did not come
             known.key = (*key, -1)
+            known.third_party = entry.source != SELF
             known.deadline_s = self._deadline_s(node, entry.expected_ms)
 
     # --- accusations -----------------------------------------------------------------------------------
