@@ -418,6 +418,10 @@ class GcePages:
         """A new value; whoever waits for a change hears it."""
         self.value = value
         self.version += 1
+        self.wake()
+
+    def wake(self) -> None:
+        """The time of all long polls is over."""
         for request in list(self._polls):
             self._tell(request)
 
