@@ -8,7 +8,7 @@ from txvbcast.absences import Change
 from txvbcast.sim.network import Conditions
 from txvbcast.sim.watch import Watcher
 from txvbcast.sim.world import World
-from txvbcast.wire.messages import Inactive, Message, Mode, Resumed, Standing, StandingEntry
+from txvbcast.wire.messages import Entry, Inactive, Message, Mode, Resumed, Standing, StandingEntry
 
 
 def settled(seed: int, nodes: int) -> World:
@@ -128,3 +128,25 @@ class FoundTests(unittest.SynchronousTestCase):
         world.disk_factor[2] = 1.0
         world.run_until(lambda: waiting.answer is not None, 10.0, "an answer to the client")
         self.assertEqual(waiting.kind, "committed")
+
+
+class Succession(unittest.SynchronousTestCase):
+    """Who becomes master after all were gone."""
+
+    def test_candidate_without_a_vote_lets_others_claim(self) -> None:
+        """Its log was behind one that had taken its vote; first by its id, it put the others off for ever."""
+        world = settled(1, 3)
+        for node_id in world.nodes:
+            world.crash(node_id)
+        leave = [
+            StandingEntry(node_id, Standing.INACTIVE, False, 1, 1, "freeze", 1000, "self", "it announced its absence")
+            for node_id in (1, 2)
+        ]
+        for node_id, known in ((3, 1), (2, 2)):
+            disk = world.disks[node_id]
+            for standing in leave[:known]:
+                disk.entries.append(Entry(len(disk.entries) + 1, disk.log_epoch, standing=standing))
+        for node_id in world.nodes:
+            world.restart(node_id)
+        world.run_until(world.quiet, 30.0, "everything is settled")
+        world.check()

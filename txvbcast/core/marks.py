@@ -139,6 +139,7 @@ class Mark(Enum):
     ABSENCE_KNOWN_FROM_LOG_ALONE = "A member's announcement was lost: the log says that it is inactive."
     LOG_BEHIND_ANNOUNCEMENT = "The log speaks of an absence older than the one that was announced since."
     WORD_ABOUT_MEMBER_THAT_IS_AWAY = "A third party speaks of a member that has announced its absence already."
+    WORD_WITHOUT_EFFECT = "A third party's word is past, and the log has never heard of that absence."
     WORD_OVERDUE = "A third party's word is past before anybody has ended it."
     WORD_ENDED_BY_MEMBER = "A member of whose absence a third party spoke is back by its own word."
     THIRD_PARTY_TAKEN_UP = "A member hears of its own absence from a third party and takes it for its own change."

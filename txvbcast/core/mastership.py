@@ -84,6 +84,7 @@ class MastershipCore:
 
     :ivar quiet_since_s: patience with a missing master is counted from here.
     :ivar highest_seen: the highest epoch heard of.
+    :ivar no_voter_in: (log_epoch, stored) of the best log in which this node was found to be no voter.
     """
 
     commons: Commons
@@ -91,6 +92,7 @@ class MastershipCore:
     role: str = "follower"
     quiet_since_s: float = 0.0
     highest_seen: int = 0
+    no_voter_in: tuple[int, int] = (0, 0)
     nonce: int = 0
     probing: Probing | None = None
     candidacy: Candidacy | None = None
@@ -273,6 +275,7 @@ class Mastership:
         holder, best = self._best(candidacy.grants)
         if self.core.commons.me not in best.voters:
             self.core.commons.reach(Mark.CANDIDATE_IS_NO_VOTER)
+            self.core.no_voter_in = (best.log_epoch, best.stored)
             self.machine.stand_down("this node is no voter in the best log")
             return
         if not is_quorum(best.voters, candidacy.grants):

@@ -35,7 +35,7 @@ from txvbcast.core.ordering import Office
 from txvbcast.core.proposals import Proposals
 from txvbcast.core.reads import QuorumChecks, Reads
 from txvbcast.core.roster import Roster
-from txvbcast.core.standing import OwnLife, Peer
+from txvbcast.core.standing import OwnLife, Peer, PeerCore
 from txvbcast.core.submissions import Submissions
 from txvbcast.core.succession import Succession
 from txvbcast.core.table import digest, initial
@@ -44,6 +44,7 @@ from txvbcast.core.wishes import Wishes
 from txvbcast.errors import LocalProtocolError
 from txvbcast.wire import messages
 from txvbcast.wire.messages import (
+    SELF,
     AbsenceOver,
     Entry,
     FlightId,
@@ -313,6 +314,8 @@ class Replica:
         self._ticks += 1
         self.absence.on_tick()
         self.third_party.on_tick()
+        for node_id, peer in self.peers.items():
+            peer.on_tick(self.journal.table[node_id].standing)
         self.roster.on_tick()
         self._reconcile()  # before the quorum is looked at: a last man standing lets the silent go first
         self.succession.on_tick()
@@ -613,7 +616,7 @@ class Replica:
     def _on_peer_changed(self, signal: signals.PeerChanged) -> None:
         core = self.peers[signal.node_id].core
         facts: dict[str, object] = {"standing": signal.standing.value}
-        reason = signal.entry.reason if signal.entry is not None else f"it announced its absence ({core.kind})"
+        reason = signal.entry.reason if signal.entry is not None else _why(core)
         if signal.standing is Standing.INACTIVE:
             facts.update(change_kind=core.kind, expected_ms=core.expected_ms, source=core.source)
         if self._started:
@@ -754,3 +757,12 @@ class Replica:
             self.checks.on_read(office, peer, message.nonce)
         else:
             self.commons.reach(Mark.READ_ASKED_OF_NO_MASTER)
+
+
+def _why(core: PeerCore) -> str:
+    """Why a member is seen in another standing without an entry."""
+    if core.standing is Standing.NORMAL:
+        return f"nothing has come of what {core.source} said of it"
+    if core.source == SELF:
+        return f"it announced its absence ({core.kind})"
+    return f"{core.source} announced its absence ({core.kind})"

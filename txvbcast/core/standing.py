@@ -41,6 +41,9 @@ class PeerInputs(Protocol):
     def returned(self) -> None:
         """Its third message: it serves again, so its timeouts are the default ones."""
 
+    def taken_back(self) -> None:
+        """A third party's word about it is past, and the log has never heard of that absence."""
+
 
 @attrs.define(eq=False)
 class PeerCore:
@@ -99,6 +102,9 @@ def _peer_machine() -> TypeMachine[PeerInputs, PeerCore]:
     failed = builder.state("failed")
     states = (normal, inactive, catching_up, failed)
 
+    normal.upon(PeerInputs.taken_back).loop().returns(None)
+    catching_up.upon(PeerInputs.taken_back).loop().returns(None)
+    failed.upon(PeerInputs.taken_back).loop().returns(None)
     normal.upon(PeerInputs.returned).loop().returns(None)
     inactive.upon(PeerInputs.returned).loop().returns(None)
     failed.upon(PeerInputs.returned).loop().returns(None)
@@ -164,6 +170,12 @@ def _peer_machine() -> TypeMachine[PeerInputs, PeerCore]:
         core.commons.reach(Mark.THIRD_MESSAGE_BEFORE_LOG)
         core.end_announcement()  # its own word came before the log did
 
+    @inactive.upon(PeerInputs.taken_back).to(normal)
+    def on_taken_back(inputs: PeerInputs, core: PeerCore) -> None:
+        core.commons.reach(Mark.WORD_WITHOUT_EFFECT)
+        core.end_announcement()
+        core.enter(Standing.NORMAL, None)
+
     return builder.build()
 
 
@@ -201,11 +213,21 @@ class Peer:
 
     def on_over(self, message: AbsenceOver) -> None:
         """A third party takes its word back; if the member itself has spoken since, that counts."""
+        if self._by_third_party and self.core.absence == (message.incarnation, message.change_id):
+            self.core.commons.reach(Mark.THIRD_PARTY_OVER)
+            self.core.end_announcement()
+
+    def on_tick(self, logged: Standing) -> None:
+        """A third party's word of which nothing has come, by the log, holds no longer than its time."""
         core = self.core
-        by_third_party = core.revision <= 0 and core.source != SELF
-        if core.absence == (message.incarnation, message.change_id) and by_third_party:
-            core.commons.reach(Mark.THIRD_PARTY_OVER)
-            core.end_announcement()
+        past = core.deadline_s is None or core.deadline_s <= core.commons.now_s
+        if core.standing is Standing.INACTIVE and logged is Standing.NORMAL and self._by_third_party and past:
+            self.machine.taken_back()
+
+    @property
+    def _by_third_party(self) -> bool:
+        """Whether somebody else has spoken of its latest absence, and it has not."""
+        return self.core.revision <= 0 and self.core.source != SELF
 
     def on_entry(self, entry: StandingEntry, deadline_s: float) -> None:
         """Follow the log, except where it speaks of an absence that is older than the one announced."""

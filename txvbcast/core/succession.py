@@ -103,8 +103,11 @@ class Succession:
         if not table[me].voter or self.own.state in ("leaving", "inactive") or self.hears_master():
             return
         master = self.following.master if self.following.master != me else 0
-        stagger_s = self.commons.config.heartbeat.interval_s * claim_rank(table, me, without=master)
         core = self.mastership.core
+        stagger_s = self.commons.config.heartbeat.interval_s * claim_rank(table, me, without=master)
+        if (self.journal.log_epoch, self.journal.stored) < core.no_voter_in:
+            # Its own log is behind one that has taken its vote: each of its claims would put the others' off.
+            stagger_s += 2 * self.liveness.timeout_s
         if master and self._is_leaving(master) and self.following.epoch >= self.journal.promised:
             # Its HANDOFF may still be on its way: a heartbeat of patience.
             quiet_s = now_s - max(self.peers[master].core.since_s, core.quiet_since_s)
