@@ -7,12 +7,14 @@ from email.utils import formatdate
 
 from twisted.internet import reactor
 from twisted.trial import unittest
+from zope.interface.verify import verifyObject
 
 from tests import metadata_server as broken
 from tests.metadata_server import AwsPages, CloudTestCase
 from tests.recording_sink import surroundings
 from txvbcast.config import CHANGE_KINDS
-from txvbcast.virt import aws
+from txvbcast.interfaces import IChangeAdapter
+from txvbcast.virt import BUILT_IN, aws
 
 
 def aws_time(in_s: float) -> str:
@@ -45,6 +47,10 @@ class OptionsTests(unittest.TestCase):
         known = {*aws.KINDS.values(), *aws.SPOT_KINDS.values(), aws.UNKNOWN_KIND, aws.SPOT_KIND}
         self.assertEqual(set(kinds), known)
         self.assertLessEqual(known, set(CHANGE_KINDS))
+
+    def test_built_in(self) -> None:
+        adapter = BUILT_IN["aws"].make({}, surroundings(reactor))
+        self.assertTrue(verifyObject(IChangeAdapter, adapter))
 
     def test_refused(self) -> None:
         self.refused(

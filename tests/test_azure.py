@@ -7,13 +7,16 @@ from typing import Any
 
 from twisted.internet import reactor
 from twisted.trial import unittest
+from zope.interface.verify import verifyObject
 
 from tests import metadata_server as broken
 from tests.metadata_server import AzurePages, CloudTestCase, azure_event
 from tests.recording_sink import surroundings
+from tests.test_virt_sink import RecordingNode
 from txvbcast.config import CHANGE_KINDS
-from txvbcast.interfaces import Go
-from txvbcast.virt import azure
+from txvbcast.interfaces import Go, IChangeAdapter
+from txvbcast.virt import BUILT_IN, azure
+from txvbcast.virt.sink import Sink
 
 EVENTS = "/metadata/scheduledevents"
 INSTANCE = "/metadata/instance"
@@ -30,6 +33,10 @@ class OptionsTests(unittest.TestCase):
         kinds = azure.make({}, surroundings(reactor)).kinds
         self.assertEqual(set(kinds), {*azure.KINDS.values(), azure.UNKNOWN_KIND})
         self.assertLessEqual(set(kinds), set(CHANGE_KINDS))
+
+    def test_built_in(self) -> None:
+        adapter = BUILT_IN["azure"].make({}, surroundings(reactor))
+        self.assertTrue(verifyObject(IChangeAdapter, adapter))
 
     def test_refused(self) -> None:
         self.refused({"colour": "red"}, "colour: there is no such option; expected one of: endpoint, api_version, name")
@@ -384,6 +391,43 @@ class IncarnationTests(AzureCase):
             await self.sink.until_said("begin")
         self.assertEqual(sequences, sorted(set(sequences)))
         self.assertEqual(len(sequences), 4)
+
+
+class NodeTests(AzureCase):
+    """With the sink of a node, which applies each event once."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.node = RecordingNode()
+        adapter = self.make()
+        adapter.start(Sink(self.node, "azure", azure.Azure.kinds, reactor.seconds))
+        self.addCleanup(adapter.stop)
+
+    async def test_document_that_goes_back(self) -> None:
+        """What was begun under a high number goes on under low ones."""
+        await self.server.until_asked(3)
+        self.pages.publish(azure_event(), incarnation=57)
+        await self.server.until(lambda: bool(self.node.held))
+        (held,) = self.node.held
+        held.waiting[0].callback(Go(confirmed=True))
+        await self.server.until(lambda: bool(held.facts))
+        self.assertEqual((self.pages.approved, self.pages.incarnation), (["C7061BAC"], 58))
+        self.assertEqual([facts["expected_s"] for facts in held.facts], [39.0])
+        self.pages.publish(azure_event(status="Started", duration_s=20), incarnation=2)
+        await self.server.until(lambda: len(held.facts) == 2)
+        self.pages.publish(incarnation=1)
+        await self.server.until(lambda: bool(held.outcomes))
+        self.assertEqual((held.outcomes, len(self.node.held)), (["done"], 1))
+
+    async def test_its_time_was_over(self) -> None:
+        """It is announced anew when it starts."""
+        await self.server.until_asked(3)
+        self.pages.publish(azure_event())
+        await self.server.until(lambda: bool(self.node.held))
+        self.node.held[0].over = True
+        self.pages.start()
+        await self.server.until(lambda: len(self.node.held) == 2)
+        self.assertEqual([call[4] for call in self.node.calls if call[0] == "hold_change"], [True, False])
 
 
 class FaultsTests(AzureCase):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from twisted.internet import reactor
 from twisted.trial import unittest
+from zope.interface.verify import verifyObject
 
 from tests import metadata_server as broken
 from tests.metadata_server import CloudTestCase, GcePages
 from tests.recording_sink import surroundings
 from txvbcast.config import CHANGE_KINDS
-from txvbcast.virt import gce, polling
+from txvbcast.interfaces import IChangeAdapter
+from txvbcast.virt import BUILT_IN, gce, polling
 
 MIGRATE = "MIGRATE_ON_HOST_MAINTENANCE"
 TERMINATE = "TERMINATE_ON_HOST_MAINTENANCE"
@@ -26,6 +28,10 @@ class OptionsTests(unittest.TestCase):
         kinds = gce.make({}, surroundings(reactor)).kinds
         self.assertEqual(set(kinds), set(gce.KINDS.values()))
         self.assertLessEqual(set(kinds), set(CHANGE_KINDS))
+
+    def test_built_in(self) -> None:
+        adapter = BUILT_IN["gce"].make({}, surroundings(reactor))
+        self.assertTrue(verifyObject(IChangeAdapter, adapter))
 
     def test_refused(self) -> None:
         self.refused(
@@ -67,6 +73,10 @@ class GceCase(CloudTestCase):
         reactor.callLater(0.0, self.pages.wake)
         return await super().lost(fault, words, at)
 
+    async def polled(self, times: int = 1) -> None:
+        """One answer is enough: the next one takes as long as the long poll."""
+        await super().polled(1)
+
     def begun(self) -> list[tuple[str, bool, float]]:
         """What has begun: kind, whether it waits, how long it is expected to take."""
         return [(kind, holdable, facts["expected_s"]) for kind, facts, _, holdable, _ in self.sink.of("begin")]
@@ -87,7 +97,8 @@ class EventsTests(GceCase):
     async def test_nothing_new(self) -> None:
         """A long poll that ends without news says the same value again."""
         await self.running()
-        await self.sink.until_said("connected", 3)
+        self.pages.wake()
+        await self.sink.until_said("connected", 2)
         self.assertEqual(set(self.sink.names()), {"connected"})
 
     async def test_migration(self) -> None:
