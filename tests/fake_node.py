@@ -8,7 +8,10 @@ from typing import Any
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 
+from txvbcast.absences import past_document
 from txvbcast.config import CHANGE_KINDS
+from txvbcast.core.history import predictions
+from txvbcast.core.inputs import PastAbsence
 from txvbcast.errors import Committed, Unsafe
 from txvbcast.interfaces import Go, Tx
 from txvbcast.managers.kv import KeyValueManager
@@ -107,6 +110,9 @@ class FakeNode:
         self.asked: list[Any] = []
         self.outcomes: dict[str, Committed] = {}
         self.absences = FakeAbsences(self)
+        self.past: list[PastAbsence] = []
+        self.margin = 1.5
+        self.adapters: list[dict[str, Any]] = []
 
     def _failing(self) -> Deferred[Any] | None:
         failure, self.failure = self.failure, None
@@ -174,6 +180,13 @@ class FakeNode:
         self.absences.records.append(absence)
         return FakeHeld(change_id, who, expected_s, succeed(Go(confirmed, unsafe)))
 
+    def history(self) -> dict[str, Any]:
+        return {
+            "absences": [past_document(past) for past in self.past],
+            "predictions": [attrs.asdict(each) for each in predictions(self.past, self.margin)],
+            "margin": self.margin,
+        }
+
     def move_master(self, to: int) -> Deferred[None]:
         if to > 3:
             return fail(ValueError(f"there is no member {to}; expected one of 1, 2, 3"))
@@ -190,6 +203,7 @@ class FakeNode:
             "node_id": 1, "name": "one", "epoch": 65537, "epoch_text": "1.1", "master": self.master,
             "standing": "normal", "committed": self.applied, "everywhere": self.applied, "applied": self.applied,
             "members": members, "quorum": {"voters": [1, 2, 3], "needed": 2, "ok": self.quorum},
+            "adapters": self.adapters, "absences": [],
         }  # fmt: skip
 
     def _member(self, node_id: int, standing: str) -> dict[str, Any]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import attrs
+
 from txvbcast.core.epochs import pair
 from txvbcast.core.inputs import PastAbsence
 from txvbcast.wire.messages import Entry, Flight, FlightId, Mode
@@ -25,9 +29,9 @@ def entries(first: int, last: int, number: int = 1) -> tuple[Entry, ...]:
     return tuple(entry(seq, number) for seq in range(first, last + 1))
 
 
-def absence(number: int, source: str = "qmp") -> PastAbsence:
-    """A record of an absence that began at second ``number``."""
-    return PastAbsence(
+def absence(number: int, source: str = "qmp", **other: Any) -> PastAbsence:
+    """A record of an absence that began at second ``number``; ``other`` says what is different."""
+    record = PastAbsence(
         member=NODE,
         kind="migrate_out",
         source=source,
@@ -40,3 +44,4 @@ def absence(number: int, source: str = "qmp") -> PastAbsence:
         unsafe="",
         outcome="done",
     )
+    return attrs.evolve(record, **other)

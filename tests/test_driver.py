@@ -13,12 +13,12 @@ from twisted.trial import unittest
 from tests.core_samples import config, entry, flight, standing, stored
 from tests.ledger import Ledger, item
 from txvbcast import absences
+from txvbcast.absences import Change
 from txvbcast.applications import Applications
 from txvbcast.config import LimitsConfig
 from txvbcast.core import effects, inputs
 from txvbcast.core.effects import Effect
 from txvbcast.core.inputs import Input
-from txvbcast.absences import Change
 from txvbcast.driver import Driver
 from txvbcast.errors import Aborted, Committed, NoQuorum, OutcomeUnknown, Overloaded, Unsafe
 from txvbcast.wire.items import Transaction, pack
@@ -554,6 +554,40 @@ class Changing(ChangesCase):
         self.happens(effects.ChangeAnswered(1, False, "it ended"), effects.ChangeClosed(1, "done"))
         self.assertEqual(self.successResultOf(deferred).unsafe, "it ended")
 
+    def test_history(self) -> None:
+        """What has ended is kept in the store, compared with what was announced, and counted."""
+        self.assertEqual(self.driver.history(), {"absences": [], "predictions": [], "margin": 1.5})
+        self.begin(source="qmp", expected_s=2.0)
+        self.happens(effects.ChangeAnswered(1, True))
+        self.clock.advance(1.5)
+        self.happens(effects.ChangeEstimated(1, 1.5, "formula"))
+        self.assertEqual(self.driver.history()["absences"], [])
+        self.clock.advance(1.0)
+        self.happens(effects.ChangeClosed(1, "done"))
+        (record,) = self.around.remembered
+        self.assertEqual(
+            record,
+            inputs.PastAbsence(
+                member=1,
+                kind="freeze",
+                source="qmp",
+                began_unix_s=5000.0,
+                announced_s=2.0,
+                expected_s=3.0,
+                actual_s=2.5,
+                basis="formula",
+                confirmed=True,
+                unsafe="",
+                outcome="done",
+            ),
+        )
+        history = self.driver.history()
+        self.assertEqual(history["absences"], [absences.past_document(record)])
+        (prediction,) = history["predictions"]
+        self.assertEqual((prediction["ratio"], prediction["within_announced"], prediction["count"]), (1.25, 0.0, 1))
+        (counter,) = self.driver._counters.documents()
+        self.assertEqual((counter["ended"], counter["confirmed"], counter["actual_s_total"]), (1, 1, 2.5))
+
     def test_records_are_bounded(self) -> None:
         """The latest ones."""
         self.patch(absences, "ABSENCES_KEPT", 2)
@@ -777,6 +811,7 @@ class OneNode(DriverCase):
         status = self.driver.status()
         self.assertEqual((status["name"], status["master"], status["standing"]), ("one", 1, "normal"))
         self.assertEqual([member["vms"] for member in status["members"]], [["web"]])
+        self.assertEqual(status["absences"], [])
 
     def test_may_be_absent(self) -> None:
         """The only voter cannot be spared, and nobody can say before there is a master."""

@@ -21,6 +21,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.test.requesthelper import DummyChannel
 
 from tests.fake_node import FakeEvents, FakeNode
+from tests.store_samples import absence
 from txvbcast.control.contracts import HttpLimits
 from txvbcast.control.events import EventStream
 from txvbcast.control.http import HttpApi
@@ -140,8 +141,8 @@ class NodeTests(HttpCase):
         for method, path in [
             ("GET", "/v1/status"), ("GET", "/healthz"), ("GET", "/readyz"), ("POST", "/v1/tx"), ("GET", "/v1/tx/r"),
             ("GET", "/v1/kv"), ("GET", "/v1/kv/k"), ("PUT", "/v1/kv/k"), ("DELETE", "/v1/kv/k"),
-            ("GET", "/v1/inactive"), ("POST", "/v1/inactive"), ("PATCH", "/v1/inactive/1"),
-            ("DELETE", "/v1/inactive/1"), ("POST", "/v1/master"), ("GET", "/v1/events"),
+            ("GET", "/v1/inactive"), ("POST", "/v1/inactive"), ("GET", "/v1/inactive/history"),
+            ("PATCH", "/v1/inactive/1"), ("DELETE", "/v1/inactive/1"), ("POST", "/v1/master"), ("GET", "/v1/events"),
         ]:  # fmt: skip
             document = await self.refused(400, "bad-request", method, f"{path}?colour=red")
             self.assertEqual(document["field"], "colour")
@@ -534,6 +535,14 @@ class Absences(HttpCase):
         self.assertEqual((code, document), (200, {"change_id": 1, "outcome": "cancelled"}))
         await self.refused(404, "not-found", "DELETE", "/v1/inactive/1")
         await self.refused(404, "not-found", "PATCH", "/v1/inactive/1", {"expected_ms": 1})
+
+    async def test_history(self) -> None:
+        self.node.past = [absence(1), absence(2, "operator")]
+        code, document, _ = await self.ask("GET", "/v1/inactive/history")
+        self.assertEqual((code, document), (200, self.node.history()))
+        self.assertEqual([each["source"] for each in document["predictions"]], ["operator", "qmp"])
+        await self.refused(400, "bad-request", "GET", "/v1/inactive/history?last=3")
+        await self.refused(405, "method-not-allowed", "DELETE", "/v1/inactive/history")
 
     async def test_estimated_by_the_node(self) -> None:
         _, document, _ = await self.ask("POST", "/v1/inactive", {"kind": "memory", "member": 1, "wait_ms": 10})

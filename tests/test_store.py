@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import attrs
 from twisted.internet import reactor as _reactor
 from twisted.internet.task import Clock, deferLater
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
@@ -717,7 +716,7 @@ class SqliteStoreTests(SqliteCase, StoreContract):
     async def test_record_of_nonsense(self) -> None:
         """Half a character in a name, no number as a length: the record is lost, and nothing else is."""
         store, _ = self.open()
-        for wrong in (absence(1, "\ud800"), attrs.evolve(absence(2), actual_s=math.nan), absence(3)):
+        for wrong in (absence(1, "\ud800"), absence(2, actual_s=math.nan), absence(3)):
             store.remember(wrong)
         await self.written(store, 1, entries=entries(1, 1))
         await store.close()

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+import attrs
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
@@ -19,6 +20,7 @@ from txvbcast.absences import ABSENCES_KEPT, Absences, Clock, HeldChange, Timer,
 from txvbcast.applications import Applications
 from txvbcast.config import ProtocolConfig
 from txvbcast.core import effects, inputs, report
+from txvbcast.core.history import Counters, predictions
 from txvbcast.core.inputs import Input, PastAbsence, StoredState
 from txvbcast.core.replica import Replica
 from txvbcast.events import EventLog
@@ -106,6 +108,7 @@ class Driver:
         self._results: dict[FlightId, list[errors.Committed]] = {}
         self.absences = Absences(self.replica, self._step, clock, wall_s, self.events, self._remember)
         self._past: deque[PastAbsence] = deque(stored.absences, maxlen=ABSENCES_KEPT)
+        self._counters = Counters()
         self._effects: dict[type, Callable[[Any], None]] = {
             effects.Persist: lambda e: self._store.persist(e, self._persisted),
             effects.Send: lambda e: self._network.send(e.to, e.message),
@@ -374,15 +377,22 @@ class Driver:
         """Raise an event about this node."""
         self._notify(effects.Notify(kind, self.config.node_id, reason, facts))
 
-    def history(self) -> list[dict[str, object]]:
-        """The absences that are over, this node's and those that it was told of, oldest first.
+    def history(self) -> dict[str, Any]:
+        """The absences that are over, this node's and those that it was told of, and how well they were foretold.
 
-        Times in milliseconds, ``began`` in unix seconds.
+        The document behind ``GET /v1/inactive/history``, oldest first; times in milliseconds, ``began`` in unix
+        seconds.
         """
-        return [past_document(record) for record in self._past]
+        margin = self.config.inactivity.margin
+        return {
+            "absences": [past_document(record) for record in self._past],
+            "predictions": [attrs.asdict(prediction) for prediction in predictions(self._past, margin)],
+            "margin": float(margin),
+        }
 
     def _remember(self, record: PastAbsence) -> None:
         self._past.append(record)
+        self._counters.count(record)
         self._store.remember(record)
 
     # --- an operator's wishes --------------------------------------------------------------
@@ -423,7 +433,7 @@ class Driver:
     def status(self) -> dict[str, Any]:
         """The document behind ``GET /v1/status``, ready for JSON."""
         facts = self._node_facts()
-        document = {**facts, **report.status(self.replica)}
+        document = {**facts, **report.status(self.replica), "absences": self._counters.documents()}
         for member in document["members"]:
             if member["node_id"] == self.config.node_id:
                 member["vms"] = facts.get("vms", [])

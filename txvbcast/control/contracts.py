@@ -112,6 +112,9 @@ class Node(Protocol):
     ) -> HeldChange:
         """Announce an absence in its turn."""
 
+    def history(self) -> dict[str, Any]:
+        """What ``GET /v1/inactive/history`` shows."""
+
     def move_master(self, to: int) -> Deferred[None]:
         """Hand the office over."""
 

@@ -241,6 +241,12 @@ class HttpApi:
         }
         return answer(request, {**document, **({"unsafe": go.unsafe} if go.unsafe else {})})
 
+    @app.route("/v1/inactive/history", methods=["GET"])
+    def get_history(self, request: Request) -> bytes:
+        """The absences that are over, also those of earlier lives of the node, and how well they were foretold."""
+        read_query(request.uri)
+        return answer(request, self._node.history())
+
     @app.route("/v1/inactive/<int:change_id>", methods=["PATCH"])
     def patch_change(self, request: Request, change_id: int) -> bytes:
         """Estimate anew how long an absence takes, from now on."""
