@@ -59,6 +59,16 @@ class Answer:
             raise self.not_understood(f"its field {name!r} is missing or not of the type {kind.__name__}")
         return value
 
+    def objects(self, name: str) -> list[dict[str, Any]]:
+        """A member of the JSON object that is a list of objects.
+
+        :raises Failed: it is missing or something else.
+        """
+        values = self.field(name, list)
+        if not all(isinstance(value, dict) for value in values):
+            raise self.not_understood(f"its field {name!r} holds what is not a JSON object")
+        return values
+
     def header_number(self, name: str) -> int:
         """The number in a header.
 

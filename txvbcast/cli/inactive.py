@@ -12,10 +12,12 @@ import click
 from txvbcast.cli.failures import Exit, Failed
 from txvbcast.cli.running import end_change, run_command
 from txvbcast.cli.session import DURATION, Session, node_command, to_ms
-from txvbcast.cli.tables import console, table
+from txvbcast.cli.tables import console, percent, short_duration, table
 from txvbcast.config import CHANGE_KINDS
 from txvbcast.units import format_duration
 
+PAST_HEADINGS = ("began", ">node", "kind", "source", ">announced", ">took", "basis", "word", "outcome")
+PREDICTION_HEADINGS = ("kind", "source", ">absences", ">overdue", ">median", ">in time", ">believed", ">needed")
 OUTCOMES = ("done", "cancelled", "failed")
 
 kind_option = click.option(
@@ -102,6 +104,31 @@ def list_changes(session: Session) -> None:
         return
     headings = (">id", "kind", "source", "began", ">expected", ">took", "word", "outcome")
     console().print(table(headings, [_row(change) for change in changes if isinstance(change, dict)]))
+
+
+@inactive.command()
+@click.option(
+    "--last", type=click.IntRange(0), default=20, show_default=True, help="How many of the absences to list; 0: all."
+)
+@node_command
+def history(session: Session, last: int) -> None:
+    """Compare what was announced with what it took, for absences that are over.
+
+    \b
+    First the absences, newest last; then, for each kind and source:
+      median    of what it took, in parts of what was announced first
+      in time   the share that was over within the announced time
+      believed  the share that was over before the others would have taken the node for failed
+      needed    what would have been long enough for nine of ten
+    """
+    answer = session.api.get("/v1/inactive/history")
+    absences, predictions = answer.objects("absences"), answer.objects("predictions")
+    if session.json:
+        session.emit(answer.document(), "")
+        return
+    console().print(table(PAST_HEADINGS, [_past_row(absence) for absence in absences[-last:]]))
+    if predictions:
+        console().print("", table(PREDICTION_HEADINGS, [_prediction_row(each) for each in predictions]), sep="\n")
 
 
 @inactive.command(context_settings={"allow_interspersed_args": False})
@@ -209,16 +236,49 @@ def _fact(text: str) -> tuple[str, object]:
 
 
 def _row(change: dict[str, Any]) -> list[object]:
-    began = change.get("began")
     took_ms = change.get("actual_ms") if change.get("outcome") else change.get("elapsed_ms")
-    word = "confirmed" if change.get("confirmed") else "unsafe" if change.get("unsafe") else "none yet"
     return [
         change.get("change_id"),
         change.get("kind"),
         change.get("source"),
-        datetime.fromtimestamp(began).isoformat(" ", "seconds") if isinstance(began, int | float) else "",
+        _when(change.get("began")),
         format_duration((change.get("expected_ms") or 0) / 1000),
         format_duration((took_ms or 0) / 1000),
-        word,
+        _word(change, "none yet"),
         change.get("outcome") or "under way",
     ]
+
+
+def _past_row(absence: dict[str, Any]) -> list[object]:
+    return [
+        _when(absence.get("began")),
+        absence.get("member"),
+        absence.get("kind"),
+        absence.get("source"),
+        short_duration(absence.get("announced_ms")),
+        short_duration(absence.get("actual_ms")),
+        absence.get("basis"),
+        _word(absence, "none"),
+        absence.get("outcome"),
+    ]
+
+
+def _prediction_row(prediction: dict[str, Any]) -> list[object]:
+    return [
+        prediction.get("kind"),
+        prediction.get("source"),
+        prediction.get("count"),
+        prediction.get("overdue"),
+        percent(prediction.get("ratio")),
+        percent(prediction.get("within_announced")),
+        percent(prediction.get("within_believed")),
+        short_duration(prediction.get("needed_ms")),
+    ]
+
+
+def _when(unix_s: object) -> str:
+    return datetime.fromtimestamp(unix_s).isoformat(" ", "seconds") if isinstance(unix_s, int | float) else ""
+
+
+def _word(change: dict[str, Any], nothing: str) -> str:
+    return "confirmed" if change.get("confirmed") else "unsafe" if change.get("unsafe") else nothing

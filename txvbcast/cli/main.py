@@ -24,9 +24,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "kv": ("txvbcast.cli.kv", "kv"),
     "submit": ("txvbcast.cli.submit", "submit"),
     "inactive": ("txvbcast.cli.inactive", "inactive"),
+    "hook": ("txvbcast.cli.hook", "hook"),
     "members": ("txvbcast.cli.members", "members"),
     "master": ("txvbcast.cli.master", "master"),
     "events": ("txvbcast.cli.events", "events"),
+    "doctor": ("txvbcast.cli.doctor", "doctor"),
     "bench": ("txvbcast.cli.bench", "bench"),
 }
 

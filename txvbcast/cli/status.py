@@ -13,8 +13,7 @@ from rich.text import Text
 from txvbcast.cli.api import Answer
 from txvbcast.cli.failures import Failed
 from txvbcast.cli.session import DURATION, Session, node_command, printable
-from txvbcast.cli.tables import console, table
-from txvbcast.units import format_duration
+from txvbcast.cli.tables import console, short_duration, table
 
 HEADINGS = (">id", "name", "standing", "what", ">timeouts", ">stored", ">applied", ">queue", "vms")
 
@@ -109,7 +108,7 @@ def _row(member: dict[str, Any], master: object) -> list[object]:
         member.get("name"),
         member.get("standing"),
         what(member),
-        f"{_duration(member.get('heartbeat_timeout_ms'))}/{_duration(member.get('response_timeout_ms'))}",
+        f"{short_duration(member.get('heartbeat_timeout_ms'))}/{short_duration(member.get('response_timeout_ms'))}",
         member.get("stored"),
         member.get("applied"),
         queue,
@@ -124,17 +123,7 @@ def what(member: dict[str, Any]) -> str:
     expected, remaining = member.get("expected_ms"), member.get("remaining_ms")
     if not expected:
         return str(member["kind"])
-    return f"{member['kind']}, {_duration(remaining)} left of {_duration(expected)}"
-
-
-def _duration(duration_ms: object) -> str:
-    """A duration to about two digits: what is counted down need not be exact."""
-    if not isinstance(duration_ms, int | float):
-        return ""
-    duration_s = duration_ms / 1000
-    if 1 < duration_s < 60:
-        return f"{duration_s:.1f}".removesuffix(".0") + "s"
-    return format_duration(duration_s if duration_s < 1 else round(duration_s))
+    return f"{member['kind']}, {short_duration(remaining)} left of {short_duration(expected)}"
 
 
 def _size(size_bytes: object) -> str:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from txvbcast.cli.session import printable
+from txvbcast.units import format_duration
 
 #: Columns of what is not a terminal: nothing is cut.
 _WIDTH_ELSEWHERE = 10_000
@@ -42,3 +43,18 @@ def table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
         cells = [printable("" if cell is None else str(cell)) for cell in row]
         made.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in cells))
     return made
+
+
+def short_duration(duration_ms: object) -> str:
+    """A duration to about two digits: what is counted down need not be exact."""
+    if not isinstance(duration_ms, int | float):
+        return ""
+    duration_s = duration_ms / 1000
+    if 1 < duration_s < 60:
+        return f"{duration_s:.1f}".removesuffix(".0") + "s"
+    return format_duration(duration_s if duration_s < 1 else round(duration_s))
+
+
+def percent(share: object) -> str:
+    """A share in whole per cent."""
+    return f"{share:.0%}" if isinstance(share, int | float) else ""
