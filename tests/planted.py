@@ -18,6 +18,7 @@ import attrs
 
 from txvbcast.applications import Applications
 from txvbcast.core import epochs, journal, ordering, reads, table
+from txvbcast.core.absence import Absence
 from txvbcast.core.effects import Effect, Prepare, ReadReady, ReplyAborted, Send
 from txvbcast.core.flights import CoordinatorCore
 from txvbcast.core.following import Following
@@ -29,6 +30,7 @@ from txvbcast.core.ordering import Office
 from txvbcast.core.proposals import Proposals
 from txvbcast.core.replica import Replica
 from txvbcast.core.roster import Roster
+from txvbcast.core.standing import Peer
 from txvbcast.core.submissions import Submissions
 from txvbcast.core.succession import Succession
 from txvbcast.core.table import Member, needed
@@ -36,7 +38,7 @@ from txvbcast.errors import Committed, LocalProtocolError
 from txvbcast.sim.network import Conditions
 from txvbcast.sim.options import Options
 from txvbcast.store.memory import Disk, MemoryStore
-from txvbcast.wire.messages import Claim, Entry, Mode, Standing, StandingEntry, Start
+from txvbcast.wire.messages import AbsenceOver, Claim, Entry, Mode, Standing, StandingEntry, Start
 
 # --- where to look ----------------------------------------------------------------------------
 
@@ -95,6 +97,7 @@ GROUNDS: Mapping[str, Options] = {
     ),
     "slow members": attrs.evolve(QUIET, modes=(Mode.THREE_PHASE,), faults=("hasty", "isolated", "disk_slow")),
     "crowd": attrs.evolve(QUIET, rate=100.0, flights=1, pending=3),
+    "told": attrs.evolve(QUIET, seconds=8.0, faults=("crashed", "in_turn", "noticed", "told")),
     "punctual": attrs.evolve(QUIET, nodes=4, seconds=8.0, faults=("punctual",), fault_every_s=0.5),
 }
 
@@ -890,4 +893,38 @@ def grants_say_nothing_of_the_log() -> Iterator[None]:
         return attrs.evolve(own_grant(self, epoch), log_epoch=0, stored=0, runs=())
 
     with replaced(MastershipCore, "own_grant", empty):
+        yield
+
+
+@planted(15, ground="told")
+def third_partys_number_not_heeded() -> Iterator[None]:
+    """A member says that it is back under a lower number than the one by which a third party sent it away."""
+
+    def keep(self: Absence, key: tuple[int, int]) -> None:
+        return None
+
+    with replaced(Absence, "_skip_to", keep):
+        yield
+
+
+@planted(15, ground="told")
+def third_partys_word_holds_for_ever() -> Iterator[None]:
+    """A third party's word of which nothing has come is believed when its time is over, too."""
+
+    def on_tick(self: Peer, logged: Standing) -> None:
+        return None
+
+    with replaced(Peer, "on_tick", on_tick):
+        yield
+
+
+@planted(11, ground="told")
+def third_party_ends_the_members_own_word() -> Iterator[None]:
+    """A third party that takes its word back ends what the member itself has announced since."""
+
+    def on_over(self: Peer, message: AbsenceOver) -> None:
+        if self.core.absence == (message.incarnation, message.change_id):
+            self.core.end_announcement()
+
+    with replaced(Peer, "on_over", on_over):
         yield
