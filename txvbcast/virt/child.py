@@ -88,9 +88,13 @@ class Child(ProcessProtocol):
             already: Deferred[Exit] = Deferred()
             already.callback(self._exit)
             return already
-        waiting: Deferred[Exit] = Deferred(lambda _: self.kill())
+        waiting: Deferred[Exit] = Deferred(self._cancel)
         self._waiting.append(waiting)
         return waiting
+
+    def _cancel(self, waiting: Deferred[Exit]) -> None:
+        self._waiting.remove(waiting)
+        self.kill()
 
     def stop(self, grace_s: float) -> Deferred[Exit]:
         """Ask it to end; kill it if it has not after ``grace_s``."""
