@@ -90,7 +90,7 @@ class NodeTests(DoctorCase):
         self.assertIn("ok       master: node 1, epoch 1.1", lines)
         self.assertIn("ok       node 2: n2 is inactive: freeze, 2.5s left of 4s", lines)
         self.assertIn("ok       adapter qmp: hears /run/guest.sock since 90s", out)
-        self.assertEqual(lines[-2:], ["", "0 problems, 0 warnings"])
+        self.assertEqual(lines[-2:], ["", "problems: 0, warnings: 0"])
         self.assertEqual({each.state for each in (await self.findings()).values()}, {OK})
 
     async def test_unreachable(self) -> None:
@@ -157,7 +157,7 @@ class AdapterTests(DoctorCase):
 
     async def test_at_work(self) -> None:
         self.node.adapters = [adapter(where="", under_way=["migration"])]
-        await self.expect(OK, "adapter qmp", "hears its platform", ", 1 changes under way")
+        await self.expect(OK, "adapter qmp", "hears its platform", ", changes under way: 1")
 
 
 class PredictionTests(DoctorCase):
@@ -166,9 +166,9 @@ class PredictionTests(DoctorCase):
     async def test_well(self) -> None:
         self.node.past = past(3.0, 3.6, 4.0, 5.0)
         await self.expect(
-            OK, "migrate_out by qmp", "4 absences took 95% of the announced time in the median, 75% were over in time"
+            OK, "migrate_out by qmp", "absences: 4; in the median they took 95% of the announced time, 75% were over"
         )
-        await self.expect(OK, "history", "4 absences are remembered")
+        await self.expect(OK, "history", "absences remembered: 4")
 
     async def test_too_short(self) -> None:
         """By what the times rest on: the advice is one that helps."""
@@ -181,12 +181,12 @@ class PredictionTests(DoctorCase):
             "learned": "these times are worked out (learned)",
         }.items():
             self.node.past = past(3.0, 3.0, 3.0, 9.5, 9.6, basis=basis)
-            said = "40% of 5 absences took longer than is believed (1.5 times what was announced)"
+            said = "absences: 5; 40% took longer than is believed (1.5 times what was announced)"
             await self.expect(PROBLEM, "migrate_out by qmp", "too short", said, advice)
 
     async def test_overdue(self) -> None:
         self.node.past = past(*[6.0] * 5, outcome="overdue", basis="fixed", kind="freeze")
-        await self.expect(PROBLEM, "freeze by qmp", "100% of 5 absences", "estimates: freeze: 6s, or more")
+        await self.expect(PROBLEM, "freeze by qmp", "absences: 5; 100%", "estimates: freeze: 6s, or more")
 
     async def test_largest_margin(self) -> None:
         """No advice that the configuration refuses."""
@@ -196,9 +196,9 @@ class PredictionTests(DoctorCase):
     async def test_too_short_for_a_few(self) -> None:
         """Too few to judge by, or a small share."""
         self.node.past = past(9.0, 9.0)
-        await self.expect(WARNING, "migrate_out by qmp", "100% of 2 absences")
+        await self.expect(WARNING, "migrate_out by qmp", "absences: 2; 100%")
         self.node.past = past(*[3.0] * 19, 9.0)
-        await self.expect(WARNING, "migrate_out by qmp", "5% of 20 absences")
+        await self.expect(WARNING, "migrate_out by qmp", "absences: 20; 5%")
 
     async def test_only_just(self) -> None:
         self.node.past = past(5.0, 5.0, 3.0, basis="fixed")
@@ -218,7 +218,9 @@ class PredictionTests(DoctorCase):
     async def test_unsafe(self) -> None:
         self.node.past = past(3.0, 3.0) + past(3.0, confirmed=False, unsafe="too few voters")
         self.node.past += past(3.0, unsafe="not that one", outcome="cancelled")
-        await self.expect(WARNING, "history", "4 absences are remembered, 1 went ahead though unsafe", "too few voters")
+        await self.expect(
+            WARNING, "history", "absences remembered: 4; went ahead though unsafe: 1, the latest: too few voters"
+        )
 
     async def test_history_of_another_version(self) -> None:
         """It is said, and the rest is told."""

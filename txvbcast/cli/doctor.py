@@ -73,7 +73,7 @@ def doctor(session: Session) -> int:
         "findings": [attrs.asdict(finding) for finding in findings],
     }
     lines = [line for finding in findings for line in _lines(finding)]
-    session.emit(document, "\n".join([*lines, "", f"{problems} problems, {warnings} warnings"]))
+    session.emit(document, "\n".join([*lines, "", f"problems: {problems}, warnings: {warnings}"]))
     if not reached:
         return Exit.UNREACHABLE
     return Exit.REFUSED if problems else Exit.DONE
@@ -161,7 +161,7 @@ def _adapter(document: dict[str, Any]) -> Finding:
     since = short_duration(document.get("since_ms"))
     if state == "connected":
         under_way = document.get("under_way") or ()
-        doing = f", {len(under_way)} changes under way" if under_way else ""
+        doing = f", changes under way: {len(under_way)}" if under_way else ""
         return Finding(OK, about, f"hears {where or 'its platform'} since {since}{doing}")
     if state == "lost":
         advice = "it tries again by itself; until then changes come without a word. See its page in docs/adapters"
@@ -190,13 +190,13 @@ def _unsafe(absences: list[dict[str, Any]]) -> Finding:
     """Absences that went ahead although the cluster could not afford them."""
     done = [absence for absence in absences if absence.get("outcome") == "done"]
     unsafe = [absence for absence in done if absence.get("unsafe")]
-    detail = f"{len(absences)} absences are remembered"
+    detail = f"absences remembered: {len(absences)}"
     if not unsafe:
         return Finding(OK, "history", detail)
     advice = "let platforms that can wait be told to (longer holds), have more voters, or plan changes one by one"
     latest = unsafe[-1].get("unsafe")
     return Finding(
-        WARNING, "history", f"{detail}, {len(unsafe)} went ahead though unsafe, the latest: {latest}", advice
+        WARNING, "history", f"{detail}; went ahead though unsafe: {len(unsafe)}, the latest: {latest}", advice
     )
 
 
@@ -204,13 +204,13 @@ def _prediction(prediction: Prediction, margin: float) -> Finding:
     count, outlasting = prediction.count, 1 - prediction.within_believed
     about = f"{prediction.kind} by {prediction.source}"
     said = (
-        f"{count} absences took {percent(prediction.ratio)} of the announced time in the median, "
+        f"absences: {count}; in the median they took {percent(prediction.ratio)} of the announced time, "
         f"{percent(prediction.within_announced)} were over in time"
     )
     if outlasting > 0:
         grave = count >= PAST_MIN and outlasting > FAILED_SHARE_MAX
         detail = (
-            f"announced times are too short: {percent(outlasting)} of {count} absences took longer than is believed "
+            f"announced times are too short: absences: {count}; {percent(outlasting)} took longer than is believed "
             f"({margin:g} times what was announced), and then the member is taken for failed"
         )
         return Finding(PROBLEM if grave else WARNING, about, detail, _longer(prediction))

@@ -66,11 +66,11 @@ def _prediction(pair: tuple[str, str], records: Sequence[PastAbsence], margin: f
         source=pair[1],
         count=len(records),
         overdue=len(records) - len(done),
-        ratio=statistics.median(record.actual_s / record.announced_s for record in records),
-        within_announced=sum(record.actual_s <= record.announced_s for record in done) / len(records),
-        within_believed=sum(record.actual_s <= margin * record.expected_s for record in done) / len(records),
+        ratio=round(statistics.median(record.actual_s / record.announced_s for record in records), 3),
+        within_announced=round(sum(record.actual_s <= record.announced_s for record in done) / len(records), 3),
+        within_believed=round(sum(record.actual_s <= margin * record.expected_s for record in done) / len(records), 3),
         needed_ms=round(_high(record.actual_s for record in records) * 1000),
-        needed_margin=_high(record.actual_s / record.expected_s for record in records),
+        needed_margin=round(_high(record.actual_s / record.expected_s for record in records), 3),
         basis=records[-1].basis,
     )
 
