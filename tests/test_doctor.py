@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import attrs
+from twisted.trial import unittest
 
 from tests.store_samples import absence
 from tests.test_cli import CliCase
 from txvbcast.cli import doctor
 from txvbcast.cli.doctor import OK, PROBLEM, WARNING, Finding
+from txvbcast.cli.local import LocalCluster
+from txvbcast.core.estimator import PAST_MIN
 from txvbcast.virt.pause import Clocks
 
 #: The first line of /proc/stat: user nice system idle iowait irq softirq steal guest guest_nice.
@@ -299,3 +304,38 @@ class HistoryTests(CliCase):
     async def test_another_version(self) -> None:
         for document in ("{}", '{"absences": [1], "predictions": []}', '{"absences": [], "predictions": {}}'):
             await self.fails(3, "inactive", "history", says="is not understood", node=self.answering(document))
+
+
+class RealNode(unittest.SynchronousTestCase):
+    """A node of its own process, with a disk."""
+
+    def vbcast(self, *words: str) -> tuple[int, Any]:
+        """Exit code and JSON of a command."""
+        command = [sys.executable, "-m", "txvbcast.cli.main", "--json", "--node", self.cluster[1].api.url, *words]
+        done = subprocess.run(command, capture_output=True, check=False, timeout=60)
+        return done.returncode, json.loads(done.stdout)
+
+    def test_learns(self) -> None:
+        """What absences took is known in its next life, and is what the next one is expected to take."""
+        self.cluster = LocalCluster(Path(self.mktemp()).absolute(), 3)
+        self.addCleanup(self.cluster.stop)
+        self.cluster.start()
+        for _ in range(PAST_MIN):
+            code, document = self.vbcast("inactive", "run", "--kind", "reboot", "--", "true")
+            self.assertEqual(code, 0, document)
+            self.cluster.wait_settled()
+        self.cluster[1].stop()
+        self.cluster[1].start()
+        self.cluster.wait_settled()
+        _, history = self.vbcast("inactive", "history")
+        self.assertEqual([each["basis"] for each in history["absences"]], ["fixed"] * PAST_MIN)
+        _, begun = self.vbcast("inactive", "begin", "--kind", "reboot")
+        _, listed = self.vbcast("inactive", "list")
+        self.assertEqual([each["basis"] for each in listed["changes"]], ["learned"])
+        self.assertLess(begun["expected_ms"], history["absences"][0]["announced_ms"])
+        self.vbcast("inactive", "end", str(begun["change_id"]))
+        self.cluster.wait_settled()
+        code, found = self.vbcast("doctor")
+        self.assertEqual((code, found["problems"]), (0, 0), found)
+        (finding,) = [each for each in found["findings"] if each["about"] == "reboot by operator"]
+        self.assertIn(f"absences: {PAST_MIN + 1}", finding["detail"])
