@@ -348,7 +348,7 @@ class LibvirtAdapter:
 
     def _compare_sizes(self, guest: Guest, subject: Subject) -> None:
         before = self._guests.get(guest.uuid)
-        if before is None or not before.vcpus or guest.incoming:
+        if before is None or not before.vcpus or before.incoming or guest.incoming:
             return
         if guest.vcpus != before.vcpus:
             self._settle("vcpu", guest.uuid, subject, {"vcpu_delta": guest.vcpus - before.vcpus})

@@ -264,9 +264,11 @@ def _look_at(guest: Guest, domain: libvirt.virDomain) -> Guest:
         guest = attrs.evolve(guest, paused=paused, vcpus=vcpus, memory_bytes=memory_kib * 1024)
         job = domain.jobStats(0)
     except libvirt.libvirtError as error:
+        code = error.get_error_code()
+        if code == libvirt.VIR_ERR_NO_SUPPORT:  # a hypervisor without jobs
+            return attrs.evolve(guest, job={})
         # the statistics of an incoming migration "are available only on the source host"
-        incoming = guest.paused and error.get_error_code() == libvirt.VIR_ERR_OPERATION_UNSUPPORTED
-        return attrs.evolve(guest, incoming=incoming)
+        return attrs.evolve(guest, incoming=guest.paused and code == libvirt.VIR_ERR_OPERATION_UNSUPPORTED)
     return attrs.evolve(guest, job=job if job.get("type") else {})
 
 
