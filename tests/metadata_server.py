@@ -24,11 +24,11 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from tests.recording_sink import RecordingSink, surroundings
+from txvbcast.config import Address
 from txvbcast.virt import polling
 
 #: Far more than anybody reads.
 HUGE_BYTES = 16 << 20
-_LOOPBACK = "127.0.0.1"
 
 #: Does something to a request instead of answering it.
 Fault = Callable[[Request], None]
@@ -74,7 +74,7 @@ class MetadataServer(Resource):
 
     isLeaf = True
 
-    def __init__(self, pages: Pages) -> None:
+    def __init__(self, pages: Pages, host: str = "127.0.0.1") -> None:
         super().__init__()
         self.asked: list[Asked] = []
         self.fault: Fault | None = None
@@ -82,8 +82,8 @@ class MetadataServer(Resource):
         self._pages = pages
         self._waiting: list[tuple[Callable[[], bool], Deferred[None]]] = []
         self._connections = WrappingFactory(_Site(self, timeout=None))
-        self._port = reactor.listenTCP(0, self._connections, interface=_LOOPBACK)
-        self.endpoint = f"http://{_LOOPBACK}:{self._port.getHost().port}"
+        self._port = reactor.listenTCP(0, self._connections, interface=host)
+        self.endpoint = "http://" + str(Address(host, self._port.getHost().port))
 
     def break_down(self, fault: Fault, at: str = "") -> None:
         """From now on, until :meth:`mend`."""

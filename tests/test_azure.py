@@ -130,6 +130,18 @@ class EventsTests(AzureCase):
         self.pages.start()
         await self.sink.until_said("begin", 2)
 
+    async def test_confirmed_too_late(self) -> None:
+        """There is nothing to approve in what has started."""
+        await self.running()
+        self.pages.publish(azure_event())
+        await self.sink.until_said("begin")
+        go = self.sink.begun["C7061BAC"]
+        self.pages.start()
+        await self.sink.until_said("begin", 2)
+        go.callback(Go(confirmed=True))
+        await self.polled()
+        self.assertEqual(self.server.count(method="POST"), 0)
+
     async def test_not_approved_by_configuration(self) -> None:
         await self.running(approve=False, lead="60s")
         self.pages.publish(azure_event(in_s=900))
@@ -205,6 +217,25 @@ class EventsTests(AzureCase):
         self.pages.publish()
         await self.polled()
         self.assertEqual(set(self.sink.names()), {"connected"})
+
+    async def test_cancelled_shortly_before(self) -> None:
+        """What has left the list is not announced when its time comes."""
+        await self.running(approve=False, lead="3599s")
+        self.pages.publish(azure_event("A", in_s=3600), azure_event("B", in_s=3601))
+        await self.polled()
+        self.pages.publish(azure_event("B", in_s=3601))
+        await self.sink.until_said("begin")
+        self.assertEqual([name for _, name, _, _ in self.begun()], ["B"])
+
+    async def test_put_off_while_held(self) -> None:
+        """The new time is announced."""
+        await self.running()
+        self.pages.publish(azure_event(in_s=900))
+        await self.sink.until_said("begin")
+        self.pages.publish(azure_event(in_s=1900))
+        await self.sink.until_said("begin", 2)
+        before, now = (facts["expected_s"] for _, facts, *_ in self.sink.of("begin"))
+        self.assertTrue(998 < now - before <= 1001, (before, now))
 
     async def test_approved_and_gone_between_two_polls(self) -> None:
         """The machine was frozen while it was Started, say."""
@@ -331,6 +362,8 @@ class OtherMembersTests(AzureCase):
 
     async def test_third_party(self) -> None:
         await self.running()
+        self.pages.publish(azure_event(resources=["node2"]))
+        await self.polled()
         self.pages.publish(azure_event(resources=["Node2", "vm7", "node3"]))
         await self.polled()
         self.assertEqual(self.begun(), [])
@@ -342,6 +375,18 @@ class OtherMembersTests(AzureCase):
         await self.sink.until_said("end", 2)
         self.assertEqual(self.sink.of("end"), [("C7061BAC node2", "done"), ("C7061BAC node3", "done")])
         self.assertEqual(self.server.count(method="POST"), 0)
+
+    async def test_letters_case(self) -> None:
+        """Names of machines are the same in capitals."""
+        adapter = azure.make(
+            {"endpoint": self.server.endpoint, "interval": "2ms", "name": "VM1"},
+            surroundings(reactor, members={"node1": 1, "NODE2": 2}),
+        )
+        adapter.start(self.sink)
+        self.addCleanup(adapter.stop)
+        await self.polled()
+        self.pages.publish(azure_event(resources=["Vm1", "Node2"], status="Started"))
+        await self.sink.until_said("begin", 2)
 
     async def test_with_this_machine(self) -> None:
         await self.running()

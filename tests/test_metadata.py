@@ -7,10 +7,12 @@ from typing import Any
 import msgspec
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
 from twisted.trial import unittest
 
 from tests import metadata_server as broken
+from tests.blackbox.machine import is_reference
 from tests.metadata_server import AzurePages, MetadataServer
 from txvbcast.virt.metadata import BODY_BYTES_MAX, Answer, Appointments, Metadata, parse_time
 from txvbcast.virt.polling import Unreachable
@@ -62,6 +64,24 @@ class MetadataTests(unittest.TestCase):
         (asked,) = self.server.asked
         self.assertEqual((asked.method, asked.query, asked.body), ("GET", {"api-version": "1"}, b""))
         await self.no_connection()
+
+    async def test_ipv6(self) -> None:
+        """As on machines that have nothing else."""
+        try:
+            server = MetadataServer(AzurePages(), "::1")
+        except CannotListenError as error:
+            if is_reference():
+                raise
+            raise unittest.SkipTest(f"this machine has no IPv6: {error}") from error
+        self.addCleanup(server.close)
+        self.metadata = Metadata(reactor, server.endpoint, self.timeout_s, "Azure")
+        self.assertEqual((await self.ask()).status, 200)
+        self.assertEqual(server.asked[0].header("Host"), server.endpoint.removeprefix("http://"))
+
+    async def test_query_is_encoded(self) -> None:
+        query = {"api-version": "a&b=c d/\u20ac"}
+        await self.metadata.ask("GET", "/metadata/instance", {"Metadata": "true"}, query)
+        self.assertEqual(self.server.asked[0].query, query)
 
     async def test_document_sent(self) -> None:
         await self.metadata.ask("POST", "/x", {"Metadata": "true"}, document={"a": [1]}, also=(400,))

@@ -90,6 +90,10 @@ class OptionsTests(unittest.TestCase):
             "http://host:99999",
             "http://host:x",
             "http://[::1",
+            "http://[::g]",
+            "http://a host",
+            "http://hôst",
+            "http://a,b",
         ):
             self.refused(lambda value=value: Options({"a": value}).url("a", "http://b"), "a: expected a URL", value)
 

@@ -112,7 +112,6 @@ class _Change:
     source_id: str
     member: int | None
     event: Event
-    held: bool = False
     approvable: bool = False
     approved: bool = False
     refusals: int = 0
@@ -318,8 +317,7 @@ class Azure:
         not_before = parse_time(change.event.not_before or "")
         lead_s = self._settings.lead_s
         free_s = 0.0 if not_before is None else max(0.0, not_before - time.time() - lead_s)
-        if free_s and not change.held and self._may_approve(change.event):
-            change.held = True
+        if free_s and self._may_approve(change.event):
             facts = self._facts(change.event, free_s + lead_s)
             go = self._sink.begin(change.event.kind, facts, change.source_id, True, sequence, hold_s=free_s)
             go.addCallback(partial(self._on_go, change))

@@ -9,9 +9,11 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
 
 import attrs
 import msgspec
+from hyperlink import URL
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, DNSLookupError
@@ -124,15 +126,15 @@ class Metadata:
         :param also: statuses besides 200 that the caller knows what to make of.
         :raises Unreachable: no answer in time, none that is whole, one that is too long, or another status.
         """
-        url = self.endpoint + path
-        question = f"{method} {url}"
+        question = f"{method} {self.endpoint}{path}"
+        address = self.endpoint + path + (f"?{urlencode(query, quote_via=quote)}" if query else "")
         within_s = self._timeout_s if timeout_s is None else timeout_s
 
         def too_slow(_result: object, _timeout_s: float) -> Failure:
             return Failure(Unreachable(f"{question}: no answer within {format_duration(within_s)}; {self._advice}"))
 
         sent = {"json": document} if document is not None else {}
-        exchange = Deferred.fromCoroutine(self._exchange(question, method, url, headers, query, sent))
+        exchange = Deferred.fromCoroutine(self._exchange(question, method, address, headers, sent))
         exchange.addTimeout(within_s, self._reactor, onTimeoutCancel=too_slow)
         try:
             answer = await exchange
@@ -143,19 +145,17 @@ class Metadata:
         return answer
 
     async def _exchange(
-        self,
-        question: str,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        query: Mapping[str, str] | None,
-        sent: Mapping[str, object],
+        self, question: str, method: str, address: str, headers: Mapping[str, str], sent: Mapping[str, object]
     ) -> Answer:
-        # A client for each question: it would collect cookies.
-        response = await HTTPClient(self._agent).request(
-            method, url, headers=dict(headers), params=query, allow_redirects=False, unbuffered=True,
-            reactor=self._reactor, **sent,
-        )  # fmt: skip
+        response = await HTTPClient(self._agent).request(  # a new one each time, for it would collect cookies
+            method,
+            _Address.from_text(address),
+            headers=dict(headers),
+            allow_redirects=False,
+            unbuffered=True,
+            reactor=self._reactor,
+            **sent,
+        )
         body = _Body(question)
         response.deliverBody(body)
         return Answer(question, response.code, response.headers, await body.whole)
@@ -170,6 +170,17 @@ def _why(error: Exception) -> str:
     while isinstance(error, (ResponseFailed, RequestTransmissionFailed)) and error.reasons:
         error = error.reasons[0].value
     return str(error) or type(error).__name__
+
+
+class _Address(URL):
+    """A URL in which everything is encoded already.
+
+    Encoded once more by hyperlink, the colons of an IPv6 address would be refused, as letters of a name.
+    """
+
+    def to_uri(self) -> _Address:
+        """Itself."""
+        return self
 
 
 class _Body(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -9,6 +10,9 @@ from urllib.parse import urlsplit
 from txvbcast.units import parse_duration
 
 Wanted = TypeVar("Wanted")
+
+#: A name, or an address; urlsplit has taken the brackets off an IPv6 address, and looked at it.
+_HOST = re.compile(r"[\w.:-]+", re.ASCII)
 
 
 class Options:
@@ -43,7 +47,8 @@ class Options:
         except ValueError as error:
             raise ValueError(f"{name}: expected {wanted}, got {value!r}: {error}") from error
         rest = (parts.username, parts.password, parts.path.rstrip("/"), parts.query, parts.fragment)
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or any(rest):
+        host = _HOST.fullmatch(parts.hostname or "")
+        if parts.scheme not in ("http", "https") or host is None or port == 0 or any(rest):
             raise ValueError(f"{name}: expected {wanted}, got {value!r}")
         return value
 
