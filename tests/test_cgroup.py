@@ -145,6 +145,7 @@ class FreezerTests(unittest.TestCase):
         self.assertEqual(self.sink.names()[-1], "connected")
         (empty / "cgroup.freeze").write_text("1")
         await self.sink.until_said("begin", 2)
+        self.assertEqual(len(self.sink.of("end")), 1)
 
     async def test_not_there_yet(self) -> None:
         """Said, tried again with back-off, and heard as soon as it is there."""

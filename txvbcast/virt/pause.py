@@ -134,10 +134,9 @@ class Pause:
             return
         settings = self._settings
         self._poller = Poller(self._reactor, self._look, settings.read_interval_s, _ROUND_S_MAX, sink.lost)
+        self._ahead_s = self._clocks.ahead_s()
+        self._expect()
         self._poller.start()  # looks at once
-        if not self._stopped:
-            self._ahead_s = self._clocks.ahead_s()
-            self._expect()
 
     def stop(self) -> None:
         """Watch no more."""
