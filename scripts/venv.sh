@@ -18,10 +18,15 @@ find_python() {
     return 1
 }
 
+# The version of the libvirt that is installed here with its headers; nothing without.
+libvirt_version() {
+    pkg-config --modversion libvirt 2>/dev/null || true
+}
+
 # What the environment must hold; also where it is, because installed scripts carry that path.
 wanted() {
     printf '%s\n' "$root"
-    cat "$root/requirements.txt" "$root/setup.py" "$root/pyproject.toml" | cksum
+    { cat "$root/requirements.txt" "$root/setup.py" "$root/pyproject.toml"; libvirt_version; } | cksum
 }
 
 make_venv() {
@@ -39,7 +44,18 @@ install() {
     local pip=("$python" -m pip --disable-pip-version-check -qq install)
     "${pip[@]}" -r "$root/requirements.txt" &&
         "${pip[@]}" --no-deps --no-build-isolation --editable "$root" &&
+        install_libvirt "${pip[@]}" &&
         wanted >"$stamp"
+}
+
+# libvirt's Python module is built against the libvirt that is installed, and has to be of its version. Where there
+# is none, or it cannot be built, its tests are skipped.
+install_libvirt() {
+    local version
+    version=$(libvirt_version)
+    if [ -n "$version" ] && ! "$@" --no-deps --no-build-isolation "libvirt-python==$version"; then
+        echo "libvirt-python $version could not be built: the tests with libvirt will be skipped." >&2
+    fi
 }
 
 up_to_date() {

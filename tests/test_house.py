@@ -198,9 +198,27 @@ class ScriptTests(unittest.TestCase):
         calls = self.root / "calls"
         stub = self.root / ".venv" / "bin" / "python"
         stub.write_text(STUB.replace("\ncase", f"\necho \"$*\" >>'{calls}'\ncase", 1))
+        self.with_libvirt("exit 1")
         self.assertEqual([installs(), installs()], [2, 0])
         (self.root / "requirements.txt").write_text("attrs==1\n")
         self.assertEqual([installs(), installs()], [2, 0])
+        self.with_libvirt("echo 9.8.7")
+        self.assertEqual([installs(), installs()], [3, 0])
+
+    def with_libvirt(self, says: str) -> None:
+        """Have a ``pkg-config`` that knows of one libvirt or none."""
+        folder = self.root / "bin"
+        folder.mkdir(exist_ok=True)
+        (folder / "pkg-config").write_text(f"#!/bin/sh\n{says}\n")
+        (folder / "pkg-config").chmod(0o755)
+        self.patch(os, "environ", {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"})
+
+    def test_libvirt_that_cannot_be_built(self) -> None:
+        """Its tests are skipped, and nothing else."""
+        stub = self.root / ".venv" / "bin" / "python"
+        stub.write_text(STUB.replace("\ncase", '\ncase "$*" in *libvirt-python==9.8.7*) exit 1 ;; esac\ncase', 1))
+        self.with_libvirt("echo 9.8.7")
+        self.check("1 passed, 0 failed", 0, "PASSED (successes=1)")
 
     def test_can_be_run(self) -> None:
         for name in ("scripts/test", "scripts/demo", ".ci/run"):

@@ -24,8 +24,8 @@ try:
     import libvirt
 
     from txvbcast.virt.libvirt_events import Connection, Event, Guest, Lane, Mailbox, event_thread
-except ModuleNotFoundError as missing:
-    if missing.name != "libvirt":
+except ImportError as missing:
+    if missing.name not in ("libvirt", "libvirtmod"):  # it, or the library that it needs
         raise
     libvirt = None
 
@@ -39,8 +39,8 @@ HUNG_MAX = 4
 LEAVE_S = 1.0
 
 MISSING = (
-    "the Python module libvirt is not installed; it must fit the libvirt of this machine: install libvirt's headers "
-    "(Debian: libvirt-dev, pkg-config, gcc, python3-dev), then: "
+    "the Python module libvirt, or the library that it needs, is not installed. The module must fit the library: "
+    "install libvirt with its headers (Debian: libvirt-dev, pkg-config, gcc, python3-dev), then: "
     'pip install "libvirt-python==$(pkg-config --modversion libvirt)"'
 )
 
