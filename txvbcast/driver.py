@@ -156,6 +156,11 @@ class Driver:
         self._step(inputs.StopRequested())
         return deferred
 
+    @property
+    def halted(self) -> bool:
+        """Whether it does nothing more."""
+        return self._halted
+
     def halt(self) -> None:
         """Do nothing more, at once.
 

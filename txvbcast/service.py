@@ -148,7 +148,8 @@ class Service(service.Service):
             last_seq=stored.last_seq,
         )
         self._adapters.start(self._driver, time.monotonic)
-        Deferred.fromCoroutine(self._listen()).addErrback(self._cannot_listen)
+        if not self._driver.halted:  # an adapter may find that this is not the machine that it was
+            Deferred.fromCoroutine(self._listen()).addErrback(self._cannot_listen)
 
     def _facts(self) -> dict[str, object]:
         """What ``status`` adds about this node."""
