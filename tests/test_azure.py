@@ -64,9 +64,9 @@ class AzureCase(CloudTestCase):
         self.start(**options)
         await self.polled()
 
-    async def confirmed(self) -> None:
+    async def confirmed(self, duration_s: int = 9) -> None:
         """An event for this machine alone, which the cluster lets happen."""
-        self.pages.publish(azure_event())
+        self.pages.publish(azure_event(duration_s=duration_s))
         await self.sink.until_said("begin")
         self.sink.begun["C7061BAC"].callback(Go(confirmed=True))
 
@@ -99,7 +99,7 @@ class EventsTests(AzureCase):
         ((kind, facts, name, holdable, extra),) = self.sink.of("begin")
         self.assertEqual((kind, name, holdable), ("freeze", "C7061BAC", True))
         self.assertTrue(880 < extra["hold_s"] <= 890, extra)
-        self.assertAlmostEqual(facts["expected_s"], extra["hold_s"] + 10 + 30 + 9)
+        self.assertEqual(facts["expected_s"], 39.0)
         self.assertEqual((facts["event_type"], facts["event_source"]), ("Freeze", "Platform"))
         self.assertEqual(facts["description"], "Host server is undergoing maintenance.")
         await self.polled()
@@ -227,15 +227,42 @@ class EventsTests(AzureCase):
         await self.sink.until_said("begin")
         self.assertEqual([name for _, name, _, _ in self.begun()], ["B"])
 
+    async def test_waits_for_other_machines(self) -> None:
+        """It may start at any moment, though it has not for a while: that is said again and again."""
+        self.pages.starts = False
+        await self.running(start_within="20ms")
+        await self.confirmed(duration_s=1)
+        await self.sink.until_said("update", 3)
+        self.assertEqual(set(map(str, self.sink.of("update"))), {"('C7061BAC', {'expected_s': 1.02})"})
+        self.pages.start()
+        await self.sink.until_said("begin", 2)
+        said = len(self.sink.of("update"))
+        await self.sink.until_said("end")
+        self.assertEqual(len(self.sink.of("update")), said)
+
+    async def test_waits_until_it_is_due(self) -> None:
+        """The platform begins at NotBefore; if it does not, the absence ends by its own time."""
+        self.pages.starts = False
+        await self.running(start_within="20ms", lead="3599s")
+        self.pages.publish(azure_event(in_s=3600.5))
+        await self.sink.until_said("update", 3)
+        said = 0
+        while said < len(self.sink.of("update")):
+            said = len(self.sink.of("update"))
+            await self.polled(50)
+        self.assertEqual(self.sink.under_way(), ("C7061BAC",))
+
     async def test_put_off_while_held(self) -> None:
-        """The new time is announced."""
+        """It is held until the new time."""
         await self.running()
         self.pages.publish(azure_event(in_s=900))
         await self.sink.until_said("begin")
         self.pages.publish(azure_event(in_s=1900))
         await self.sink.until_said("begin", 2)
-        before, now = (facts["expected_s"] for _, facts, *_ in self.sink.of("begin"))
+        before, now = (extra["hold_s"] for *_, extra in self.begun())
         self.assertTrue(998 < now - before <= 1001, (before, now))
+        self.sink.begun["C7061BAC"].callback(Go(confirmed=True))
+        await self.server.until(lambda: self.pages.approved == ["C7061BAC"])
 
     async def test_approved_and_gone_between_two_polls(self) -> None:
         """The machine was frozen while it was Started, say."""

@@ -174,6 +174,7 @@ class Azure:
         self._name = settings.name
         self._changes: dict[str, _Change] = {}
         self._appointments = Appointments(surroundings.reactor)
+        self._renewals = Appointments(surroundings.reactor)
         self._heard_s: float | None = None
         self._incarnation = 0
         self._incarnations_before = 0
@@ -192,6 +193,7 @@ class Azure:
         """See :meth:`txvbcast.interfaces.IChangeAdapter.stop`."""
         self._poller.stop()
         self._appointments.close()
+        self._renewals.close()
 
     # --- questions -------------------------------------------------------------------------
 
@@ -318,10 +320,21 @@ class Azure:
         lead_s = self._settings.lead_s
         free_s = 0.0 if not_before is None else max(0.0, not_before - time.time() - lead_s)
         if free_s and self._may_approve(change.event):
-            facts = self._facts(change.event, free_s + lead_s)
+            facts = self._facts(change.event, 0.0)
             go = self._sink.begin(change.event.kind, facts, change.source_id, True, sequence, hold_s=free_s)
             go.addCallback(partial(self._on_go, change))
+            self._renew_later(change, free_s)
         self._appointments.make(change.source_id, free_s, partial(self._begin, change, lead_s))
+
+    def _renew_later(self, change: _Change, free_s: float) -> None:
+        """Once it is approved it may start at any moment, but also wait for other machines' approvals."""
+        pause_s = self._settings.start_within_s / 2
+        if free_s > 0:
+            self._renewals.make(change.source_id, pause_s, partial(self._renew, change, free_s - pause_s))
+
+    def _renew(self, change: _Change, free_s: float) -> None:
+        self._sink.update(change.source_id, {"expected_s": self._length_s(change.event)})
+        self._renew_later(change, free_s)
 
     def _may_approve(self, event: Event) -> bool:
         """An approval holds for every machine of the event, so it must not name another one."""
@@ -339,6 +352,7 @@ class Azure:
         facts = self._facts(change.event, 0.0)
         self._sink.begin(change.event.kind, facts, change.source_id, False, sequence, member=change.member)
         self._appointments.drop(change.source_id)
+        self._renewals.drop(change.source_id)
         if change.event.duration_in_seconds > 0:
             # The event stays listed for minutes after an interruption of seconds.
             over_s = self._length_s(change.event)
@@ -350,6 +364,7 @@ class Azure:
 
     def _on_gone(self, change: _Change, sequence: int) -> None:
         self._appointments.drop(change.source_id)
+        self._renewals.drop(change.source_id)
         if change.source_id in self._sink.under_way():
             happened = change.event.started or change.approved
             self._sink.end(change.source_id, "done" if happened else "cancelled", sequence)
