@@ -626,6 +626,18 @@ class SqliteStoreTests(SqliteCase, StoreContract):
         globalLogPublisher.addObserver(observe)
         self.addCleanup(globalLogPublisher.removeObserver, observe)
 
+    async def test_table_bounded(self) -> None:
+        """What is older than the latest records is deleted."""
+        store, _ = self.open()
+        for number in range(ABSENCES_KEPT):
+            store.remember(absence(number))
+        await self.written(store, 1)
+        store.remember(absence(ABSENCES_KEPT))
+        await store.close()
+        with contextlib.closing(sqlite3.connect(self.path)) as connection:
+            (found,) = connection.execute("SELECT count(*), min(number) FROM absences")
+        self.assertEqual(found, (ABSENCES_KEPT, 2))
+
     async def test_older_database(self) -> None:
         """A database from before there were records goes on working, and its format is the same."""
         await self.fill(3)

@@ -19,20 +19,18 @@ from txvbcast.core.inputs import PastAbsence
 #: Not part of the log's format: programs that do not know the table leave it alone.
 SCHEMA = "CREATE TABLE IF NOT EXISTS absences (number INTEGER PRIMARY KEY, record TEXT NOT NULL)"
 
-#: SQLite's names for errors that leave the transaction, and so the log's part of it, as it was.
+#: SQLite's names for errors that undo their own statement only: the transaction, with the log's part of it, goes on.
 _OWN_FAULTS = ("SQLITE_ERROR", "SQLITE_CONSTRAINT")
 
 
 def keep(connection: sqlite3.Connection, records: Iterable[PastAbsence]) -> str:
     """Append ``records`` within the transaction under way, and drop what is older than the latest ABSENCES_KEPT.
 
-    :returns: why none of them was kept, or empty.
+    :returns: why not all of that was done, or empty.
     :raises sqlite3.Error: the disk has failed, for the log too.
     """
     # This encoder takes any text, also one that is not Unicode.
     rows = [(json.dumps(attrs.asdict(record)),) for record in records]
-    connection.execute("SAVEPOINT records")
-    problem = ""
     try:
         connection.executemany("INSERT INTO absences (record) VALUES (?)", rows)
         oldest = "SELECT max(number) - ? FROM absences"
@@ -40,10 +38,8 @@ def keep(connection: sqlite3.Connection, records: Iterable[PastAbsence]) -> str:
     except sqlite3.Error as error:
         if not error.sqlite_errorname.startswith(_OWN_FAULTS):
             raise
-        problem = str(error)
-        connection.execute("ROLLBACK TO records")
-    connection.execute("RELEASE records")
-    return problem
+        return str(error)
+    return ""
 
 
 def read(connection: sqlite3.Connection) -> tuple[tuple[PastAbsence, ...], str]:
