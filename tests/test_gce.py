@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from twisted.internet import reactor
+from twisted.internet.task import deferLater
 from twisted.trial import unittest
 from zope.interface.verify import verifyObject
 
@@ -77,6 +78,12 @@ class GceCase(CloudTestCase):
         """One answer is enough: the next one takes as long as the long poll."""
         await super().polled(1)
 
+    async def set(self, value: str) -> None:
+        """A new value, which the adapter has heard and acted on."""
+        asked = self.server.until_asked()
+        self.pages.set(value)
+        await asked
+
     def begun(self) -> list[tuple[str, bool, float]]:
         """What has begun: kind, whether it waits, how long it is expected to take."""
         return [(kind, holdable, facts["expected_s"]) for kind, facts, _, holdable, _ in self.sink.of("begin")]
@@ -148,24 +155,32 @@ class EventsTests(GceCase):
         await self.sink.until_said("begin")
         self.assertEqual(self.begun(), [("migrate_out", False, 6.0)])
 
+    async def test_lead_longer_than_the_notice(self) -> None:
+        await self.running(migration_notice="30s", lead="1h")
+        await self.set(MIGRATE)
+        self.assertEqual(self.begun(), [("migrate_out", False, 90.0)])
+
     async def test_long_notice(self) -> None:
         """A machine with a GPU hears of its termination an hour ahead."""
         await self.running(termination_notice="60m", termination_length="10m")
-        self.pages.set(TERMINATE)
-        await self.sink.until_said("connected", 2)
+        await self.set(TERMINATE)
         self.assertEqual(self.begun(), [])
-        self.pages.set("NONE")
-        await self.sink.until_said("connected", 3)
+        await self.set("NONE")
+        self.assertEqual(set(self.sink.names()), {"connected"})
+
+    async def test_called_off_before_it_was_announced(self) -> None:
+        await self.running(migration_notice="1100ms", lead="1s")
+        await self.set(MIGRATE)
+        await self.set("NONE")
+        await deferLater(reactor, 0.2)
         self.assertEqual(set(self.sink.names()), {"connected"})
 
     async def test_its_time_was_over(self) -> None:
         await self.running()
-        self.pages.set(MIGRATE)
-        await self.sink.until_said("begin")
+        await self.set(MIGRATE)
         self.sink.end(self.sink.of("begin")[0][2], "overdue")
-        self.pages.set("NONE")
-        await self.sink.until_said("connected", 3)
-        self.assertEqual(len(self.sink.of("end")), 1)
+        await self.set("NONE")
+        self.assertEqual([outcome for _, outcome in self.sink.of("end")], ["overdue"])
 
 
 class FaultsTests(GceCase):
