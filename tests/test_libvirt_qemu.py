@@ -262,6 +262,23 @@ class HookTests(DaemonCase, ClusterCase):
         await self.do(self.destination, lambda guest: guest.destroy())
         await deferToThread(self.wait_until, "the change is over", lambda: self.outcomes() == ["failed"])
 
+    async def test_hands_over(self) -> None:
+        """A node that listens to libvirt itself tells the true end; the hook's word is not needed any more then."""
+        cluster = self.make()
+        text = f"adapters:\n  - plugin: libvirt\n    options: {{uri: '{self.destination.uri}', interval: 100ms}}\n"
+        with cluster[2].config.open("a") as config:
+            config.write(text)
+        await self.install("5s", cluster[2].api.url)
+        await deferToThread(self.run_cluster)
+        await self.create(self.source, memory_mib=1500)
+        await deferToThread(migrate, self.source, self.destination, 1)
+        await deferToThread(self.wait_until, "both have ended", lambda: self.outcomes() == ["done", "done"])
+        by_hook, by_adapter = cluster[2].api.get("/v1/inactive").field("changes", list)
+        self.assertEqual((by_hook["kind"], by_hook["source"], by_hook["confirmed"]), ("migrate_in", "operator", True))
+        self.assertEqual((by_adapter["kind"], by_adapter["source"]), ("migrate_in", "libvirt"))
+        ended = {each["began"] + each["actual_ms"] / 1000: each["source"] for each in (by_hook, by_adapter)}
+        self.assertEqual([ended[end_s] for end_s in sorted(ended)], ["operator", "libvirt"])
+
     async def test_holds_until_confirmed(self) -> None:
         """While nobody confirms, nothing of the guest is at the destination."""
         cluster = await deferToThread(self.start)
