@@ -266,12 +266,6 @@ class CloudTestCase(unittest.TestCase):
         self.addCleanup(adapter.stop)
         return adapter
 
-    def refused(self, options: Mapping[str, object], *words: str) -> None:
-        """These options are refused with these words."""
-        text = str(self.assertRaises(ValueError, self.adapter.make, options, surroundings(reactor)))
-        for word in words:
-            self.assertIn(word, text)
-
     async def polled(self, times: int = 2) -> None:
         """So many more polls have been answered: what a change of the pages leads to has happened."""
         await self.sink.until_said("connected", len(self.sink.of("connected")) + times)

@@ -142,6 +142,24 @@ class EventsTests(AzureCase):
         await self.polled()
         self.assertEqual(self.server.count(method="POST"), 0)
 
+    async def test_confirmed_and_over(self) -> None:
+        """The absence has ended by its time meanwhile, so nobody may be sent away."""
+        await self.running()
+        self.pages.publish(azure_event())
+        await self.sink.until_said("begin")
+        self.sink.end("C7061BAC", "overdue")
+        self.sink.begun["C7061BAC"].callback(Go(confirmed=True))
+        await self.polled()
+        self.assertEqual(self.server.count(method="POST"), 0)
+
+    async def test_endless(self) -> None:
+        """Whatever number the platform gives."""
+        await self.running()
+        self.pages.publish(azure_event(status="Started", duration_s=2**62))
+        await self.sink.until_said("begin")
+        await self.polled()
+        self.assertEqual(self.sink.of("lost"), [])
+
     async def test_not_approved_by_configuration(self) -> None:
         await self.running(approve=False, lead="60s")
         self.pages.publish(azure_event(in_s=900))

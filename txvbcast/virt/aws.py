@@ -153,7 +153,7 @@ class Aws:
         """See :meth:`txvbcast.interfaces.IChangeAdapter.start`."""
         self._sink = sink
         # Every question has its own time limit; this one is for all questions of one poll, tokens among them.
-        poll_s = 8 * self._settings.timeout_s
+        poll_s = 10 * self._settings.timeout_s
         self._poller = Poller(self._reactor, self._poll, self._settings.interval_s, poll_s, sink.lost)
         self._poller.start()
 

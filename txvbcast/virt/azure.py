@@ -221,9 +221,11 @@ class Azure:
         return answer.document(Document)
 
     async def _approve_next(self) -> None:
-        """Tell the platform to go on with one event that the cluster has confirmed, and that was just listed."""
+        """Tell the platform to go on with one event that was just listed, and whose absence stands confirmed."""
+        under_way = self._sink.under_way()
         for change in self._changes.values():
-            if change.approvable and not change.approved and not change.event.started:
+            waits = change.approvable and not change.approved and not change.event.started
+            if waits and change.source_id in under_way:
                 await self._approve(change)
                 return
 
