@@ -306,3 +306,21 @@ class Learning(AbsencesCase):
         self.until(self.world.quiet, "everything is settled")
         self.assertEqual(self.world.nodes[2].driver.history(), before)
         self.assertEqual([(past["kind"], past["outcome"]) for past in before["absences"]], [("migrate_out", "done")])
+
+    def test_learned_from_what_took_too_long(self) -> None:
+        """A platform that always says too little is not believed for ever; what is past does not count again."""
+        driver = self.world.nodes[2].driver
+        for _ in range(5):
+            driver.hold_change("freeze", {"expected_s": 2.0}, "test", False)
+            self.world.freeze(2)
+            self.world.run(7.0)
+            self.world.thaw(2)
+            self.until(self.world.quiet, "everything is settled")
+        self.assertEqual({record["outcome"] for record in self.absences(2).documents()}, {"overdue"})
+        held = driver.hold_change("freeze", {"expected_s": 2.0}, "test", False)
+        record = self.absences(2).documents()[-1]
+        self.assertEqual((record["announced_ms"], record["basis"]), (7000, "learned"))
+        self.world.run(6.0)
+        held.update({"expected_s": 4.0})
+        record = self.absences(2).documents()[-1]
+        self.assertEqual((record["expected_ms"], record["basis"]), (10_000, "platform"))

@@ -14,7 +14,7 @@ from txvbcast.core.inputs import ChangeBegan, ChangeUpdated
 from txvbcast.wire.messages import SELF
 
 #: Estimates on these grounds look at what is still to be done; the others know no more than at the beginning.
-FROM_NOW_ON = ("platform", "formula")
+FROM_NOW_ON = ("platform", "formula", "learned")
 #: A new estimate is told the others if the end moves by this part of the time that remains, or more.
 REFINE_RATIO = 0.2
 
@@ -137,7 +137,8 @@ class Changes:
         return True
 
     def _estimate(self, change: Change, told_s: float | None) -> Estimate:
-        return estimate_of(self.commons, change.kind, change.source, change.facts, told_s)
+        elapsed_s = self.commons.now_s - change.began_s
+        return estimate_of(self.commons, change.kind, change.source, change.facts, told_s, elapsed_s)
 
     def _expect(self, change: Change, length_s: float) -> None:
         change.ends_s = self.commons.now_s + length_s
@@ -151,8 +152,7 @@ class Changes:
         self._answer(change, ChangeAnswered(change_id, confirmed=False))
         self.revision += 1
         self.commons.out.append(ChangeClosed(change_id, outcome))
-        if outcome == "done":
-            self.commons.learn(change.kind, change.source, self.commons.now_s - change.began_s)
+        self.commons.learn(change.kind, change.source, self.commons.now_s - change.began_s, outcome)
         return True
 
     def overdue(self) -> tuple[int, ...]:
@@ -208,13 +208,21 @@ class Changes:
 
 
 def estimate_of(
-    commons: Commons, kind: str, source: str, facts: Mapping[str, object], told_s: float | None
+    commons: Commons,
+    kind: str,
+    source: str,
+    facts: Mapping[str, object],
+    told_s: float | None,
+    elapsed_s: float = 0.0,
 ) -> Estimate:
-    """How long a change takes: as somebody has said, or as the estimator finds."""
+    """How long a change takes from now on: as somebody has said, or as the estimator finds.
+
+    :param elapsed_s: how long it has taken already: of earlier ones only those count that took longer.
+    """
     config = commons.config
     if told_s is not None:
         return Estimate(min(told_s, config.inactivity.max_s), "told")
-    past_s = commons.past_s.get((kind, source), ())
+    past_s = [past_s - elapsed_s for past_s in commons.past_s.get((kind, source), ()) if past_s > elapsed_s]
     return estimate(kind, facts, past_s, config.estimates_s, config.inactivity.max_s)
 
 

@@ -22,6 +22,8 @@ TICK = "tick"
 TURN = "turn"
 #: Lengths of past absences of one kind and source that are remembered.
 PAST_KEPT = 100
+#: Kinds and sources whose past is remembered.
+PAIRS_KEPT = 200
 
 
 @attrs.frozen
@@ -38,7 +40,7 @@ class Commons:
 
     :ivar now_s: the time of the step under way, on the caller's monotonic clock.
     :ivar loopback: messages to this node itself, delivered before the step ends.
-    :ivar past_s: how long this node's changes took that ended as they should, by kind and source, oldest first.
+    :ivar past_s: how long this node's changes took, by kind and source, oldest first.
     :ivar reached: the rare branches that this replica has been in; for tests to read, and for nobody else.
     """
 
@@ -56,12 +58,18 @@ class Commons:
     def __attrs_post_init__(self) -> None:
         self.past_s = {}
         for past in self.stored.absences:
-            if past.outcome == "done" and past.member == self.me:
-                self.learn(past.kind, past.source, past.actual_s)
+            if past.member == self.me:
+                self.learn(past.kind, past.source, past.actual_s, past.outcome)
 
-    def learn(self, kind: str, source: str, actual_s: float) -> None:
-        """Remember how long a change took."""
-        self.past_s.setdefault((kind, source), deque(maxlen=PAST_KEPT)).append(actual_s)
+    def learn(self, kind: str, source: str, actual_s: float, outcome: str) -> None:
+        """Remember how long a change took, or at least took; one that did not happen teaches nothing."""
+        if outcome not in ("done", "overdue"):
+            return
+        lengths_s = self.past_s.pop((kind, source), deque(maxlen=PAST_KEPT))
+        lengths_s.append(actual_s)
+        self.past_s[kind, source] = lengths_s
+        if len(self.past_s) > PAIRS_KEPT:
+            del self.past_s[next(iter(self.past_s))]  # the one that has not been heard of for longest
 
     @property
     def me(self) -> int:
