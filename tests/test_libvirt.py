@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Factory, Protocol
@@ -16,6 +19,7 @@ from twisted.trial import unittest
 
 from tests.libvirt_daemons import libvirt, require
 from tests.recording_sink import RecordingSink, surroundings
+from tests.test_docs import DOCS, blocks
 from txvbcast.virt import BUILT_IN
 from txvbcast.virt import libvirt as adapter
 from txvbcast.virt.libvirt import Subject, device_kind, job_facts, job_kind, read_settings
@@ -78,6 +82,41 @@ class OptionsTests(unittest.TestCase):
         refused = self.assertRaises(ValueError, BUILT_IN["libvirt"].make, {}, surroundings(None))
         self.assertIn("libvirt-dev", str(refused))
         self.assertIn("pip install", str(refused))
+
+
+def rows(page: str, first: str) -> list[list[str]]:
+    """The cells of the table whose head begins with ``first``, without its head."""
+    _, _, rest = page.partition(f"| {first} |")
+    lines = itertools.takewhile(lambda line: line.startswith("|"), rest.splitlines()[2:])
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+class PageTests(unittest.TestCase):
+    """``docs/adapters/libvirt.md``."""
+
+    def setUp(self) -> None:
+        self.page = (DOCS / "adapters" / "libvirt.md").read_text()
+
+    def test_examples(self) -> None:
+        examples = blocks(self.page, "yaml")
+        self.assertEqual(len(examples), 3)
+        for example in examples:
+            for wanted in yaml.safe_load(example)["adapters"]:
+                read_settings(wanted["options"], surroundings(None))
+                self.assertLessEqual(set(wanted.get("kinds", ())), set(adapter.LibvirtAdapter.kinds))
+
+    def test_options(self) -> None:
+        """All of them, with their defaults."""
+        table = rows(self.page, "option")
+        refused = self.assertRaises(ValueError, read_settings, {"x": 1}, surroundings(None))
+        known = str(refused).rpartition(": ")[2].split(", ")
+        self.assertEqual(sorted(row[0] for row in table), sorted(known))
+        told = {row[0]: yaml.safe_load(row[2].split(";")[0].strip("`")) for row in table}
+        self.assertEqual(read_settings(told, surroundings(None)), read_settings({}, surroundings(None)))
+
+    def test_kinds(self) -> None:
+        told = [kind for row in rows(self.page, "kind") for kind in re.findall(r"`(\w+)`", row[0])]
+        self.assertEqual(sorted(told), sorted(adapter.LibvirtAdapter.kinds))
 
 
 class LibvirtCase(unittest.TestCase):
