@@ -206,9 +206,16 @@ def deep_inside(request: Request) -> None:
 
 
 def huge(request: Request) -> None:
-    """A body of 16 MB on one line."""
-    request.write(b"[" + b" " * HUGE_BYTES + b"]")
+    """A body of 16 MB on one line, in small pieces, of which several come at a time."""
+    for _ in range(HUGE_BYTES >> 12):
+        request.write(b" " * (1 << 12))
     request.finish()
+
+
+def until_closed(request: Request) -> None:
+    """A body whose length nobody tells: it lasts until the connection ends."""
+    request.transport.write(b'HTTP/1.1 200 OK\r\n\r\n{"events": ["a"]}')
+    request.transport.loseConnection()
 
 
 def huge_header(request: Request) -> None:

@@ -191,6 +191,14 @@ class ScheduledTests(AwsCase):
         self.assertTrue(1980 < self.sink.of("begin")[1][1]["expected_s"] <= 2000)
         self.assertEqual(self.sink.of("end"), [])
 
+    async def test_called_off_before_it_was_announced(self) -> None:
+        await self.running(lead="3599s")
+        self.pages.events = [event("A", in_s=3600.0, until_s=None), event("B", in_s=3601.0, until_s=None)]
+        await self.polled()
+        self.pages.events = self.pages.events[1:]
+        await self.sink.until_said("begin")
+        self.assertEqual([name for _, name, _, _ in self.begun()], ["B"])
+
     async def test_no_end_known(self) -> None:
         await self.running()
         self.pages.events = [event(until_s=None, code="instance-stop")]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
+import time
 from typing import Any
+from unittest import mock
 
 import msgspec
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.trial import unittest
 
@@ -22,6 +28,14 @@ class Form(msgspec.Struct):
     """What the tests expect."""
 
     events: list[str] = []
+
+
+class Resetting(Protocol):
+    """Takes some of a question, and ends the connection."""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Some of it."""
+        self.transport.abortConnection()
 
 
 class MetadataTests(unittest.TestCase):
@@ -87,6 +101,32 @@ class MetadataTests(unittest.TestCase):
         await self.metadata.ask("POST", "/x", {"Metadata": "true"}, document={"a": [1]}, also=(400,))
         (asked,) = self.server.asked
         self.assertEqual((asked.method, asked.body), ("POST", b'{"a":[1]}'))
+
+    async def test_length_not_told(self) -> None:
+        self.server.break_down(broken.until_closed)
+        self.assertEqual((await self.ask()).document(Form), Form(["a"]))
+
+    async def test_nobody_accepts(self) -> None:
+        """A question that may take long is no reason to wait long for a connection."""
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as full, contextlib.ExitStack() as clients:
+            port = full.getsockname()[1]
+            for _ in range(4):
+                client = clients.enter_context(socket.socket())
+                client.setblocking(False)
+                client.connect_ex(("127.0.0.1", port))
+            self.metadata = Metadata(reactor, f"http://127.0.0.1:{port}", 0.05, "Azure")
+            with self.assertRaises(Unreachable) as caught:
+                await self.ask(timeout_s=60.0)
+        self.assertIn("timeout", str(caught.exception))
+
+    async def test_reset_while_asking(self) -> None:
+        """The connection ends before the question is out."""
+        reset = reactor.listenTCP(0, Factory.forProtocol(Resetting), interface="127.0.0.1")
+        self.addCleanup(reset.stopListening)
+        self.metadata = Metadata(reactor, f"http://127.0.0.1:{reset.getHost().port}", self.timeout_s, "Azure")
+        with self.assertRaises(Unreachable) as caught:
+            await self.metadata.ask("POST", "/x", {}, document="x" * (4 << 20))
+        self.assertIn("may it reach its metadata service?", str(caught.exception))
 
     async def test_status_that_is_expected(self) -> None:
         self.server.break_down(broken.status(404))
@@ -174,6 +214,10 @@ class TimeTests(unittest.TestCase):
     """Times as clouds write them."""
 
     def test_forms(self) -> None:
+        """Those without a zone are in UTC, wherever the machine is."""
+        self.addCleanup(time.tzset)
+        with mock.patch.dict(os.environ, {"TZ": "Pacific/Auckland"}):
+            time.tzset()
         for text in ("Mon, 19 Sep 2016 18:29:47 GMT", "19 Sep 2016 18:29:47 GMT", "2016-09-19T18:29:47Z"):
             self.assertEqual(parse_time(text), 1474309787.0)
         self.assertEqual(parse_time("2016-09-19T18:29:47"), 1474309787.0)

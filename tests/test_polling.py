@@ -37,7 +37,7 @@ class PollerTests(unittest.TestCase):
         for _ in range(10_000):
             if len(self.polls) > before:
                 return self.clock.seconds() - start_s
-            self.clock.advance(0.125)
+            self.clock.advance(1 / 32)
         raise AssertionError("there is no other poll")
 
     def test_at_once(self) -> None:
@@ -112,6 +112,12 @@ class PollerTests(unittest.TestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_stopped_within(self) -> None:
+        self.poller.stop()
+        self.assertEqual((self.problems, self.clock.getDelayedCalls()), ([], []))
+
+    def test_stopped_within_a_later_one(self) -> None:
+        self.polls[-1].callback(None)
+        self.waited_s()
         self.poller.stop()
         self.assertEqual((self.problems, self.clock.getDelayedCalls()), ([], []))
 
