@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +21,7 @@ from twisted.trial import unittest
 
 from tests.libvirt_daemons import libvirt, require
 from tests.recording_sink import RecordingSink, surroundings
-from tests.test_docs import DOCS, blocks
-from txvbcast.virt import BUILT_IN
-from txvbcast.virt import libvirt as adapter
-from txvbcast.virt.libvirt import Subject, device_kind, job_facts, job_kind, read_settings
+from tests.test_docs import DOCS, ROOT, blocks
 from txvbcast.virt.polling import BACK_OFF_S_MAX
 
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
@@ -30,15 +29,26 @@ OTHER = "11111111-1111-4111-8111-111111111111"
 MISSING = "" if libvirt else "the Python module libvirt is not installed"
 LIFECYCLE = "LIFECYCLE"
 
-HOST = Subject(is_host=True)
-MEMBER = Subject(is_host=False, member=2)
-WITHIN = Subject(is_host=False)
-
 if libvirt:
+    from txvbcast.virt import libvirt as adapter
+    from txvbcast.virt.libvirt import Subject, device_kind, job_facts, job_kind, read_settings
     from txvbcast.virt.libvirt_events import EVENTS_MAX, Event, EventThread, Guest, Lane, Mailbox
 
+    HOST = Subject(is_host=True)
+    MEMBER = Subject(is_host=False, member=2)
+    WITHIN = Subject(is_host=False)
 
-class OptionsTests(unittest.TestCase):
+
+class LibvirtCase(unittest.TestCase):
+    """Needs the module."""
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        require(MISSING)
+
+
+class OptionsTests(LibvirtCase):
     """What may be configured."""
 
     def refused(self, **options: object) -> str:
@@ -48,7 +58,7 @@ class OptionsTests(unittest.TestCase):
         settings = read_settings({}, surroundings(None))
         self.assertEqual(settings.uri, "qemu:///system")
         self.assertEqual(settings.subject(UUID, "any"), HOST)
-        self.assertEqual((settings.interval_s, settings.timeout_s, settings.settle_s), (0.5, 10.0, 1.0))
+        self.assertEqual((settings.interval_s, settings.timeout_s, settings.settle_s), (0.5, 20.0, 1.0))
 
     def test_some_guests(self) -> None:
         settings = read_settings({"domains": ["web1", UUID]}, surroundings(None))
@@ -76,12 +86,22 @@ class OptionsTests(unittest.TestCase):
         self.assertIn("interval: expected at least 0.05s", self.refused(interval="1ms"))
         self.assertIn("domains: expected a list of texts", self.refused(domains="*"))
         self.assertIn("keepalive: ", self.refused(keepalive="5"))
+        self.assertIn("domains: with none of them, and no members", self.refused(domains=[]))
 
-    def test_module_missing(self) -> None:
-        self.patch(adapter, "libvirt", None)
-        refused = self.assertRaises(ValueError, BUILT_IN["libvirt"].make, {}, surroundings(None))
-        self.assertIn("libvirt-dev", str(refused))
-        self.assertIn("pip install", str(refused))
+
+class MissingTests(unittest.TestCase):
+    """A machine without libvirt's Python module."""
+
+    def test_says_what_is_missing(self) -> None:
+        """And where to read how it is installed."""
+        program = (
+            "import sys; sys.modules['libvirt'] = None; from tests.recording_sink import surroundings\n"
+            "from txvbcast.virt import BUILT_IN; BUILT_IN['libvirt'].make({}, surroundings(None))"
+        )
+        ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        (said,) = ran.stderr.splitlines()[-1:]
+        self.assertRegex(said, "^ValueError: it needs a library that is not installed: .*libvirt.*, see docs/adapters")
+        self.assertIn('pip install "libvirt-python==', (DOCS / "adapters" / "libvirt.md").read_text())
 
 
 def rows(page: str, first: str) -> list[list[str]]:
@@ -91,10 +111,11 @@ def rows(page: str, first: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-class PageTests(unittest.TestCase):
+class PageTests(LibvirtCase):
     """``docs/adapters/libvirt.md``."""
 
     def setUp(self) -> None:
+        super().setUp()
         self.page = (DOCS / "adapters" / "libvirt.md").read_text()
 
     def test_examples(self) -> None:
@@ -117,15 +138,6 @@ class PageTests(unittest.TestCase):
     def test_kinds(self) -> None:
         told = [kind for row in rows(self.page, "kind") for kind in re.findall(r"`(\w+)`", row[0])]
         self.assertEqual(sorted(told), sorted(adapter.LibvirtAdapter.kinds))
-
-
-class LibvirtCase(unittest.TestCase):
-    """Needs the module."""
-
-    timeout = 60
-
-    def setUp(self) -> None:
-        require(MISSING)
 
 
 class WordsTests(LibvirtCase):

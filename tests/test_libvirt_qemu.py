@@ -16,10 +16,12 @@ from twisted.trial import unittest
 
 from tests import libvirt_daemons
 from tests.cluster import ClusterCase
-from tests.libvirt_daemons import DIMM, GUEST, GUEST_UUID, VBCAST, Daemon, guest_xml, migrate, require
+from tests.libvirt_daemons import DIMM, GUEST, GUEST_UUID, VBCAST, Daemon, guest_xml, libvirt, migrate, require
 from tests.recording_sink import RecordingSink, surroundings
-from txvbcast.virt import libvirt as adapter
-from txvbcast.virt.libvirt_events import Connection, Event, Lane, Mailbox, event_thread, libvirt
+
+if libvirt:
+    from txvbcast.virt import libvirt as adapter
+    from txvbcast.virt.libvirt_events import Connection, Event, Lane, Mailbox, event_thread
 
 
 class DaemonCase(unittest.TestCase):

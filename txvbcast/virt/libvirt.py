@@ -11,25 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
+import libvirt
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from txvbcast.interfaces import IChangeAdapter, IChangeSink, Surroundings
+from txvbcast.virt.libvirt_events import Connection, Event, Guest, Lane, Mailbox, event_thread
 from txvbcast.virt.options import Options
 from txvbcast.virt.polling import Poller, Unreachable
-
-try:
-    import libvirt
-
-    from txvbcast.virt.libvirt_events import Connection, Event, Guest, Lane, Mailbox, event_thread
-except ImportError as missing:
-    if missing.name not in ("libvirt", "libvirtmod"):  # it, or the library that it needs
-        raise
-    libvirt = None
-
-log = Logger()
 
 #: Guests whose state is asked for in one look; where there are more, it is their turn in one of the next.
 LOOK_GUESTS_MAX = 16
@@ -37,12 +27,6 @@ LOOK_GUESTS_MAX = 16
 HUNG_MAX = 4
 #: How long the end of the adapter waits for libvirt to take leave.
 LEAVE_S = 1.0
-
-MISSING = (
-    "the Python module libvirt, or the library that it needs, is not installed. The module must fit the library: "
-    "install libvirt with its headers (Debian: libvirt-dev, pkg-config, gcc, python3-dev), then: "
-    'pip install "libvirt-python==$(pkg-config --modversion libvirt)"'
-)
 
 
 @attrs.frozen
@@ -84,12 +68,9 @@ class Settings:
 def make(options: Mapping[str, object], surroundings: Surroundings) -> IChangeAdapter:
     """The adapter.
 
-    :raises ValueError: an option cannot be used, or the module that it needs is missing.
+    :raises ValueError: an option is unknown or cannot be used.
     """
-    settings = read_settings(options, surroundings)
-    if libvirt is None:
-        raise ValueError(MISSING)
-    return LibvirtAdapter(settings, surroundings.reactor)
+    return LibvirtAdapter(read_settings(options, surroundings), surroundings.reactor)
 
 
 def read_settings(options: Mapping[str, object], surroundings: Surroundings) -> Settings:
@@ -105,11 +86,13 @@ def read_settings(options: Mapping[str, object], surroundings: Surroundings) -> 
         hosted=frozenset(given.texts("domains", () if within else ("*",))),
         inhabited=inhabited,
         interval_s=given.duration_s("interval", "500ms", least_s=0.05),
-        timeout_s=given.duration_s("timeout", "10s"),
+        timeout_s=given.duration_s("timeout", "20s"),
         settle_s=given.duration_s("settle", "1s"),
         keepalive_s=given.duration_s("keepalive", "5s", least_s=1.0),
     )
     given.finish()
+    if not settings.hosted and not inhabited:
+        raise ValueError("domains: with none of them, and no members, there is nothing to hear of")
     return settings
 
 
