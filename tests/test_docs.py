@@ -19,10 +19,12 @@ from urllib.parse import urlsplit
 
 import attrs
 import click
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial import unittest
 
 from tests.cluster import ClusterCase
 from tests.cluster_load import Submission, put
+from tests.recording_sink import surroundings
 from txvbcast.cli.failures import Exit
 from txvbcast.cli.local import LocalCluster
 from txvbcast.cli.main import COMMANDS, root
@@ -31,11 +33,12 @@ from txvbcast.configfile import parse
 from txvbcast.control.problems import KINDS
 from txvbcast.core.estimator import FIXED_S
 from txvbcast.errors import ConfigError
+from txvbcast.virt import BUILT_IN
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 CLI_PAGE = DOCS / "cli.md"
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 HELP_COLUMNS = 100
 #: What a page calls a path: something under one of these.
 _PATH = re.compile(
@@ -105,6 +108,39 @@ class PathTests(unittest.TestCase):
         """Whoever begins with README finds each page."""
         readme = (ROOT / "README.md").read_text()
         self.assertEqual([page.name for page in DOCS.glob("*.md") if f"](docs/{page.name})" not in readme], [])
+
+
+class AdapterTests(unittest.TestCase):
+    """``docs/adapters.md`` and the pages of the single adapters."""
+
+    def test_pages(self) -> None:
+        """Every adapter has one, and it is named on the first one."""
+        first = (DOCS / "adapters.md").read_text()
+        self.assertEqual(sorted(page.stem for page in (DOCS / "adapters").glob("*.md")), sorted(BUILT_IN))
+        self.assertEqual([name for name in BUILT_IN if f"](adapters/{name}.md)" not in first], [])
+
+    def test_options(self) -> None:
+        """Each page has a row for each option, and no other."""
+        for name in BUILT_IN:
+            page = (DOCS / "adapters" / f"{name}.md").read_text()
+            table = page.partition("| option | value | default | meaning |\n| --- | --- | --- | --- |\n")[2]
+            told = re.findall(r"^\| (\w+) \|", table.partition("\n\n")[0], re.MULTILINE)
+            self.assertEqual(sorted(told), sorted(self.options(name)), name)
+
+    def options(self, name: str) -> list[str]:
+        """Those that an adapter knows, as it says when it is given another one."""
+        needed: dict[str, object] = {}
+        for _ in range(3):
+            with self.assertRaises(ValueError) as caught:
+                BUILT_IN[name].make({**needed, "no such option": 1}, surroundings(MemoryReactorClock()))
+            said = str(caught.exception)
+            if "needs a library" in said or "libvirt" in said:
+                raise unittest.SkipTest(said)
+            if "it must be given" in said:
+                needed[said.partition(":")[0]] = ["x"] if "list" in said else "x"
+                continue
+            return said.partition("expected one of: ")[2].split(", ")
+        raise AssertionError(said)
 
 
 class MissionTests(unittest.TestCase):
