@@ -545,9 +545,11 @@ class Absences(HttpCase):
         await self.refused(405, "method-not-allowed", "DELETE", "/v1/inactive/history")
 
     async def test_estimated_by_the_node(self) -> None:
-        _, document, _ = await self.ask("POST", "/v1/inactive", {"kind": "memory", "member": 1, "wait_ms": 10})
+        _, document, _ = await self.ask(
+            "POST", "/v1/inactive", {"kind": "memory", "member": 1, "wait_ms": 10, "source": "me"}
+        )
         self.assertEqual(document["expected_ms"], 2000)
-        self.assertEqual(self.node.asked, [("memory", None, {}, True, "operator", 0.01, 1)])
+        self.assertEqual(self.node.asked, [("memory", None, {}, True, "me", 0.01, 1)])
 
     async def test_unsafe(self) -> None:
         self.node.answer = "2 of 3 voters would be left"
@@ -573,6 +575,7 @@ class Absences(HttpCase):
             ({"kind": "freeze", "facts": []}, "$.facts"),
             ({"kind": "freeze", "facts": {"a": {"b": 1}}}, "$.facts"),
             ({"kind": "freeze", "member": 4}, "node 4 is no member; the members are: 1, 2, 3"),
+            ({"kind": "freeze", "source": ""}, "$.source"),
             ({"kind": "freeze", "dry_run": 1}, "$.dry_run"),
             ({"kind": "freeze", "expected": 1}, "unknown field `expected`"),
         ]

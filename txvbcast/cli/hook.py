@@ -180,7 +180,7 @@ class Hook:
 
     def _body(self, guest: str) -> dict[str, Any]:
         wait_ms = max(to_ms(self.bound_s * (1 - _OVERHEAD)), 1)
-        body = {"kind": "migrate_in", "facts": _facts(guest), "wait_ms": wait_ms}
+        body = {"kind": "migrate_in", "source": "hook", "facts": _facts(guest), "wait_ms": wait_ms}
         return body if self.expect_s is None else {**body, "expected_ms": to_ms(self.expect_s)}
 
     # --- between ---

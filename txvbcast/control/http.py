@@ -228,7 +228,7 @@ class HttpApi:
             if body.dry_run:
                 return answer(request, _admission(self._node.absences.refusal(body.member, expected_s)))
             held = self._node.hold_change(
-                body.kind, body.facts, "operator", True, body.wait_ms / 1000, body.member, expected_s
+                body.kind, body.facts, body.source, True, body.wait_ms / 1000, body.member, expected_s
             )
         except ValueError as error:
             raise Problem("bad-request", str(error)) from error

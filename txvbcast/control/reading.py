@@ -17,6 +17,8 @@ from txvbcast.wire.messages import Mode
 
 #: Characters of a client's name for a transaction.
 REQUEST_ID_CHARS_MAX = 128
+#: Characters of a name for whoever tells of an absence.
+SOURCE_CHARS_MAX = 64
 #: The longest that a request may wait, and the wait of one that does not say.
 TIMEOUT_MS_MAX = 600_000
 TIMEOUT_MS_DEFAULT = 5_000
@@ -27,6 +29,7 @@ _QUERY_FIELDS_MAX = 32
 Shape = TypeVar("Shape", bound=msgspec.Struct)
 TimeoutMs = Annotated[int, msgspec.Meta(ge=1, le=TIMEOUT_MS_MAX)]
 ExpectedMs = Annotated[int, msgspec.Meta(ge=0, le=EXPECTED_MS_MAX)]
+Source = Annotated[str, msgspec.Meta(min_length=1, max_length=SOURCE_CHARS_MAX)]
 RequestId = Annotated[str, msgspec.Meta(min_length=1, max_length=REQUEST_ID_CHARS_MAX)]
 
 
@@ -47,6 +50,7 @@ class InactiveBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: str
     expected_ms: ExpectedMs | None = None
     facts: dict[str, bool | int | float | str | None] = {}
+    source: Source = "operator"
     member: int | None = None
     dry_run: bool = False
     wait_ms: TimeoutMs = TIMEOUT_MS_DEFAULT
