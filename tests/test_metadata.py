@@ -15,11 +15,13 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.trial import unittest
 
 from tests import metadata_server as broken
 from tests.blackbox.machine import is_reference
 from tests.metadata_server import AzurePages, MetadataServer
+from txvbcast.virt import metadata
 from txvbcast.virt.metadata import BODY_BYTES_MAX, Answer, Appointments, Metadata, parse_time
 from txvbcast.virt.polling import Unreachable
 
@@ -119,6 +121,8 @@ class MetadataTests(unittest.TestCase):
                 await self.ask(timeout_s=60.0)
         self.assertIn("timeout", str(caught.exception))
 
+    test_nobody_accepts.timeout = 20
+
     async def test_reset_while_asking(self) -> None:
         """The connection ends before the question is out."""
         reset = reactor.listenTCP(0, Factory.forProtocol(Resetting), interface="127.0.0.1")
@@ -208,6 +212,20 @@ class MetadataTests(unittest.TestCase):
             asking.cancel()
             await self.no_connection()
             self.assertEqual(len(ended), 1)
+
+
+class BodyTests(unittest.SynchronousTestCase):
+    """A body that goes on after it was cut off, as a transport may have it."""
+
+    def test_too_long(self) -> None:
+        body = metadata._Body("GET /x")
+        transport = StringTransport()
+        body.makeConnection(transport)
+        for _ in range(3):
+            body.dataReceived(b"x" * BODY_BYTES_MAX)
+        body.connectionLost()
+        self.assertIn("GET /x answered more than 1MiB", str(self.failureResultOf(body.whole, Unreachable).value))
+        self.assertTrue(transport.disconnecting)
 
 
 class TimeTests(unittest.TestCase):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import attrs
 import msgspec
@@ -127,7 +127,7 @@ class Metadata:
         :raises Unreachable: no answer in time, none that is whole, one that is too long, or another status.
         """
         question = f"{method} {self.endpoint}{path}"
-        address = self.endpoint + path + (f"?{urlencode(query, quote_via=quote)}" if query else "")
+        address = self.endpoint + path + (f"?{urlencode(query)}" if query else "")
         within_s = self._timeout_s if timeout_s is None else timeout_s
 
         def too_slow(_result: object, _timeout_s: float) -> Failure:
