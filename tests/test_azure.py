@@ -576,7 +576,7 @@ class FaultsTests(AzureCase):
         self.server.break_down(
             broken.after(0.3, lambda request: self.pages.answer(self.server.asked[-1], request)), EVENTS
         )
-        self.start(timeout="100ms", first_timeout="5s")
+        self.start(name="vm1", timeout="100ms", first_timeout="10s")
         await self.sink.until_said("connected")
         self.assertEqual(self.sink.of("lost"), [])
         await self.sink.until_said("lost")

@@ -147,7 +147,7 @@ class EventsTests(GceCase):
 
     async def test_lead(self) -> None:
         """Not at the platform's word, but so long before the maintenance; and it needs no further word."""
-        await self.running(migration_notice="1300ms", migration_length="5s", lead="1s")
+        await self.running(migration_notice="1800ms", migration_length="5s", lead="1s")
         self.pages.set(MIGRATE)
         await self.sink.until_said("connected", 2)
         self.assertEqual(self.begun(), [])
@@ -169,10 +169,10 @@ class EventsTests(GceCase):
         self.assertEqual(set(self.sink.names()), {"connected"})
 
     async def test_called_off_before_it_was_announced(self) -> None:
-        await self.running(migration_notice="1100ms", lead="1s")
+        await self.running(migration_notice="1500ms", lead="1s")
         await self.set(MIGRATE)
         await self.set("NONE")
-        await deferLater(reactor, 0.2)
+        await deferLater(reactor, 0.6)
         self.assertEqual(set(self.sink.names()), {"connected"})
 
     async def test_its_time_was_over(self) -> None:
