@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -361,6 +362,23 @@ class OptionTests(unittest.TestCase):
 
     def test_kinds(self) -> None:
         self.assertEqual(command.make({"argv": ["ls"]}, surroundings(reactor)).kinds, CHANGE_KINDS)
+
+
+class DocsTests(Case):
+    """docs/adapters/command.md."""
+
+    @inlineCallbacks
+    def test_lines(self) -> Any:
+        """Those that a program prints are understood; those that it is told have the fields that are sent."""
+        page = (ROOT / "docs" / "adapters" / "command.md").read_text()
+        printed, told = re.findall(r"^```json\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+        path = Path(self.mktemp())
+        path.write_text(printed)
+        sink = self.make("print(open(sys.argv[1]).read(), end='', flush=True); time.sleep(100)", str(path))
+        yield sink.until_said("end")
+        self.assertEqual(sink.names("connected"), ["begin", "update", "end"])
+        fields = [set(json.loads(line)) for line in told.splitlines()]
+        self.assertEqual(fields, [{"event", "ids"}, {"event", "id", "confirmed", "unsafe"}])
 
 
 class ExampleTests(Case):

@@ -178,6 +178,20 @@ class LockTests(Case):
         self.assertTrue(played.locks[1].is_held)
 
     @inlineCallbacks
+    def test_programs_do_not_inherit_it(self) -> Any:
+        """One that the node runs meanwhile must not hold the machine."""
+        played = self.play()
+        self.start()
+        yield self.said("connected")
+        process = subprocess.Popen(["sleep", "60"], close_fds=False)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        played.prepare("Sleep", True)
+        yield self.said("begin")
+        self.sink.begun["sleep"].callback(Go(confirmed=True))
+        yield played.locks[0].released
+
+    @inlineCallbacks
     def test_how_long(self) -> Any:
         for given, margin, expected in ((5_000_000, "1s", 4.0), (300_000, "500ms", 0.0), (2**64 - 1, "500ms", 3600.0)):
             played = self.play()
@@ -318,6 +332,11 @@ class ConnectionTests(Case):
         self.assertEqual([lock.is_held for lock in played.locks], [True])
         self.sink.begun["sleep"].callback(Go(confirmed=True))
         yield played.locks[0].released
+        played.release(NAME)
+        yield self.said("lost", 2)
+        played.own(NAME)
+        yield self.said("connected", 3)
+        self.assertEqual(self.sink.of("begin")[2], ("suspend", {}, "sleep", False, {}))
 
     @inlineCallbacks
     def test_missed_signal(self) -> Any:
@@ -432,7 +451,8 @@ class GarbageTests(Case):
         played.emit(MANAGER, "PrepareForSleep", "s", "soon")
         played.emit(MANAGER, "PrepareForSleep", "bb", True, True)
         played.emit(MANAGER, "SeatNew", "so", "seat0", "/org/freedesktop/login1/seat/seat0")
-        played.emit(MANAGER.with_interface("org.example.Other"), "PrepareForSleep", "b", True)
+        for number in range(10):  # to the adapter as well, which has not asked for it
+            played.emit(MANAGER.with_interface("org.example.Other"), "PrepareForSleep", "b", True, to=f":1.{number}")
         played.prepare("Shutdown", True)
         yield self.said("begin")
         self.assertEqual(self.sink.names(), ["connected", "begin"])

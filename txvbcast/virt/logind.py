@@ -145,7 +145,7 @@ class LogindAdapter:
             self._on_lost(problem)
 
     def _on_lost(self, problem: str) -> None:
-        self._bus = None
+        self._bus, self._owner = None, ""
         if self._gone is not None:
             self._gone.callback(None)
             return
@@ -204,8 +204,7 @@ class LogindAdapter:
     def _on_signal(self, message: Message) -> None:
         interface, name = member(message)
         if sender(message) == BUS.bus_name and name == "NameOwnerChanged":
-            if self._owner:
-                self._owner = ""
+            if self._owner:  # before that it has only come
                 self._lose("logind has left the bus")
         elif sender(message) == self._owner and interface == MANAGER.interface:
             for what, (signal, _, _, _) in WHAT.items():
@@ -234,7 +233,11 @@ class LogindAdapter:
             return
         self._is_holding = True
         go = self._sink.begin(kind, {}, what, holdable=True, hold_s=self._hold_s)
-        go.addCallback(lambda _: lock.close())
+        go.addCallback(lambda _: self._let_go(lock))
+
+    def _let_go(self, lock: FileDescriptor) -> None:
+        if lock is self._lock:
+            self._unlock()
 
 
 def _property(reply: Message, name: str, signature: str) -> Any:
