@@ -247,6 +247,7 @@ class ThirdParties(AbsencesCase):
         self.until(lambda: 2 in self.heard, "the answer")
         self.assertIn("node 3 is away already (migrate_out, by self)", self.heard[2].unsafe)
         self.assertTrue(held.over)
+        self.assertEqual(self.world.nodes[2].driver.history()["absences"], [])
 
     def test_member_after_words_of_its_own(self) -> None:
         """Who has spoken of others hears what is said of itself."""

@@ -510,7 +510,9 @@ class Absences:
                 record.outcome = effect.outcome
                 record.actual_s = self.clock.seconds() - record.began_s
                 self._log(record)
-                self._remember(_past(record))
+                if record.member == self._replica.commons.me or record.confirmed:
+                    # A third party's word without effect is no absence: the member has given its own.
+                    self._remember(_past(record))
 
     def _log(self, record: ChangeRecord) -> None:
         log.info(
