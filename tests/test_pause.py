@@ -293,6 +293,17 @@ class StandstillTests(PauseCase):
         self.go_on()
         self.assertEqual(self.sink.of("paused"), [])
 
+    def test_written_to_at_the_start(self) -> None:
+        """The first that can be read is what later ones are compared with."""
+        machine = self.machine()
+        machine.count()
+        self.begin()
+        self.assertEqual(self.sink.names(), ["lost"])
+        machine.put("<Q", 0x10, 8)
+        machine.count()
+        self.go_on(3)
+        self.assertEqual({*self.sink.names()}, {"lost", "connected"})
+
     def test_a_write_that_takes_long(self) -> None:
         """What stands there meanwhile is not believed; that it goes on is said, and the rest is known afterwards."""
         machine = self.machine()
@@ -528,11 +539,11 @@ class GenerationTests(PauseCase):
     def test_on_the_disk(self) -> None:
         """The file before its name, and the name before anybody goes on."""
         self.machine()
-        order: list[str] = []
+        order: list[Any] = []
         fsync, replace = os.fsync, Path.replace
 
         def synced(file: int) -> None:
-            order.append(os.readlink(f"/proc/self/fd/{file}"))
+            order.append((os.readlink(f"/proc/self/fd/{file}"), os.fstat(file).st_size > 0))
             fsync(file)
 
         def replaced(source: Path, target: Path) -> Path:
@@ -542,7 +553,9 @@ class GenerationTests(PauseCase):
         self.patch(os, "fsync", synced)
         self.patch(Path, "replace", replaced)
         self.begin()
-        self.assertEqual(order, [f"{self.record}.new", "replace", str(self.data_dir)])
+        self.go_on(5)
+        (new, written), then, (folder, _) = order
+        self.assertEqual((new, written, then, folder), (f"{self.record}.new", True, "replace", str(self.data_dir)))
 
 
 class PageTests(PauseCase):
@@ -587,12 +600,22 @@ class PageTests(PauseCase):
         for form, at, value, text in (
             ("<I", 0, 0, "magic 0x0, version 1, size 4096"),
             ("<H", 8, 2, "magic 0x4b4c4356, version 2, size 4096"),
-            ("<I", 4, 0x6F, "magic 0x4b4c4356, version 1, size 111"),
+            ("<I", 4, 0x1F, "magic 0x4b4c4356, version 1, size 31"),
         ):
             before = machine.number(form, at)
             machine.put(form, at, value)
             self.assertEqual(self.problem(), f"{machine.path} is no vmclock of version 1: it begins with {text}")
             machine.put(form, at, before)
+
+    def test_too_small_for_a_generation(self) -> None:
+        """A page of before there was one, whatever its flags say."""
+        machine = self.machine()
+        machine.update(disruption=3, generation=4)
+        for size_bytes, expected in ((0x20, None), (0x6F, None), (0x70, 4), (0x1000, 4)):
+            machine.put("<I", 4, size_bytes)
+            page = vmclock.Page(str(machine.path))
+            self.addCleanup(page.close)
+            self.assertEqual(page.read(), vmclock.Reading(3, expected))
 
     def test_read_while_it_is_written(self) -> None:
         """Two numbers that are always written together are never seen apart; the count passes its end meanwhile."""

@@ -216,8 +216,6 @@ class Pause:
             except Unreachable as error:
                 problems.append(str(error))
         self._steal.sample()
-        if self._stopped:
-            return
         if problems:
             raise Unreachable("; ".join(problems))
         self._sink.connected(self._where())

@@ -20,8 +20,8 @@ MAGIC: Final = 0x4B4C4356
 VERSION: Final = 1
 #: The flag that says that there is a ``vm_generation_counter``.
 GENERATION_PRESENT: Final = 1 << 8
-#: The part that is used, from the beginning of the page.
-USED_BYTES: Final = 0x70
+#: A smaller one ends before its flags do; one that ends before the generation does not tell of it.
+SIZE_BYTES_MIN: Final = 0x20
 
 #: magic, size, version, counter id, time type: constant.
 _CONSTANT: Final = struct.Struct("<IIHBB")
@@ -32,6 +32,7 @@ _MARKER_AND_FLAGS: Final = struct.Struct("<QQ")
 _MARKER_AT: Final = 0x10
 _GENERATION: Final = struct.Struct("<Q")
 _GENERATION_AT: Final = 0x68
+_USED_BYTES: Final = 0x70
 
 #: An update takes the hypervisor well under a microsecond, and each of these some.
 _TRIES: Final = 100
@@ -59,12 +60,13 @@ class Page:
         self._path = path
         self._memory = _mapped(path)
         magic, size_bytes, version, _, _ = _CONSTANT.unpack_from(self._memory)
-        if (magic, version) != (MAGIC, VERSION) or size_bytes < USED_BYTES:
+        if (magic, version) != (MAGIC, VERSION) or size_bytes < SIZE_BYTES_MIN:
             self.close()
             raise Unreachable(
                 f"{path} is no vmclock of version {VERSION}: it begins with magic {magic:#x}, "
                 f"version {version}, size {size_bytes}"
             )
+        self._has_generation = size_bytes >= _USED_BYTES
 
     def close(self) -> None:
         """Let go of the page."""
@@ -77,20 +79,19 @@ class Page:
         """
         for _ in range(_TRIES):
             before = self._seq_count()
-            used = self._memory[:USED_BYTES]
+            used = self._memory[:_USED_BYTES]
             if not before & 1 and self._seq_count() == before:
-                return _reading(used)
+                return self._reading(used)
         raise Unreachable(f"{self._path} is being written to, and is not done")
 
     def _seq_count(self) -> int:
         count: int = _SEQ_COUNT.unpack_from(self._memory, _SEQ_COUNT_AT)[0]
         return count
 
-
-def _reading(used: bytes) -> Reading:
-    disruption, flags = _MARKER_AND_FLAGS.unpack_from(used, _MARKER_AT)
-    (generation,) = _GENERATION.unpack_from(used, _GENERATION_AT)
-    return Reading(disruption, generation if flags & GENERATION_PRESENT else None)
+    def _reading(self, used: bytes) -> Reading:
+        disruption, flags = _MARKER_AND_FLAGS.unpack_from(used, _MARKER_AT)
+        (generation,) = _GENERATION.unpack_from(used, _GENERATION_AT)
+        return Reading(disruption, generation if self._has_generation and flags & GENERATION_PRESENT else None)
 
 
 def _mapped(path: str) -> mmap.mmap:
