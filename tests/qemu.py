@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,7 +37,7 @@ reactor = cast(Any, _reactor)
 PROGRAM: Final = "qemu-system-x86_64"
 
 #: Whatever takes longer has gone wrong: a guest is ready within three seconds on one slow core.
-PATIENCE_S: Final = 60.0
+PATIENCE_S: Final = 45.0
 
 #: The machine of all tests: room to plug in memory and a CPU, a balloon, a disk and a network card.
 _HARDWARE: Final = (
@@ -112,7 +113,7 @@ class _Serial(Protocol):
 class Machine:
     """A QEMU process, with a connection of the test's own to its machine protocol.
 
-    :ivar address: where an adapter may watch it, as its option ``address`` is written.
+    :ivar address: where an adapter may watch it, as its option ``socket`` is written.
     :ivar events: all that QEMU has told so far, oldest first.
     """
 
@@ -236,7 +237,7 @@ class Machine:
         """Send the process a signal, such as ``STOP``."""
         if self._process.transport is not None and not self.ended:
             with contextlib.suppress(ProcessExitedAlready):
-                self._process.transport.signalProcess(name)
+                self._process.transport.signalProcess(getattr(signal, f"SIG{name}"))
 
     async def stop(self) -> None:
         """End the process, whatever it does."""
@@ -285,7 +286,7 @@ class Wanderer:
 class QemuCase(unittest.TestCase):
     """Machines that end with the test; skipped with the reason where they cannot be had."""
 
-    timeout = 180
+    timeout = 60
 
     def setUp(self) -> None:
         """Is there a QEMU?"""

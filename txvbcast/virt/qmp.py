@@ -56,7 +56,7 @@ class Settings:
     :ivar member: the node that the guest is, if it is not this one.
     """
 
-    address: str
+    socket: str
     endpoint: IStreamClientEndpoint
     member: int | None
     poll_migrating_s: float
@@ -70,10 +70,10 @@ def make(options: Mapping[str, object], surroundings: Surroundings) -> IChangeAd
     """See :meth:`txvbcast.interfaces.IChangeAdapterFactory.make`."""
     given = Options(options)
     timeout_s = given.duration_s("timeout", "5s")
-    address = given.text("address")
+    socket = given.text("socket")
     settings = Settings(
-        address=address,
-        endpoint=_endpoint(address, timeout_s, surroundings.reactor),
+        socket=socket,
+        endpoint=_endpoint(socket, timeout_s, surroundings.reactor),
         member=_member(given.text("member", surroundings.node_name), surroundings),
         poll_migrating_s=given.duration_s("poll_migrating", "100ms", least_s=0.01),
         poll_idle_s=given.duration_s("poll_idle", "5s", least_s=0.1),
@@ -85,18 +85,18 @@ def make(options: Mapping[str, object], surroundings: Surroundings) -> IChangeAd
     return Adapter(settings, surroundings.reactor)
 
 
-def _endpoint(address: str, timeout_s: float, reactor: Any) -> IStreamClientEndpoint:
-    scheme, _, rest = address.partition(":")
+def _endpoint(socket: str, timeout_s: float, reactor: Any) -> IStreamClientEndpoint:
+    scheme, _, rest = socket.partition(":")
     if scheme == "unix" and rest:
         if len(os.fsencode(rest)) > _PATH_BYTES_MAX or "\0" in rest:
-            raise ValueError(f"address: expected a path of at most {_PATH_BYTES_MAX} bytes, got {rest!r}")
+            raise ValueError(f"socket: expected a path of at most {_PATH_BYTES_MAX} bytes, got {rest!r}")
         return UNIXClientEndpoint(reactor, rest, timeout=timeout_s)
     if scheme != "tcp":
-        raise ValueError(f"address: expected {_WANTED}, got {address!r}")
+        raise ValueError(f"socket: expected {_WANTED}, got {socket!r}")
     try:
         found = parse_address(rest)
     except ValueError as error:
-        raise ValueError(f"address: {error}") from error
+        raise ValueError(f"socket: {error}") from error
     return HostnameEndpoint(reactor, found.host, found.port, timeout=timeout_s)
 
 
@@ -141,10 +141,13 @@ class Adapter:
     def stop(self) -> Deferred[None] | None:
         """See :meth:`txvbcast.interfaces.IChangeAdapter.stop`."""
         self._poller.stop()
-        return self._qmp.closed if self._qmp is not None else None
+        if self._qmp is None:
+            return None
+        self._qmp.give_up("this node has dropped it")  # now, even if this is called while the sink is told something
+        return self._qmp.closed
 
     def _lost(self, problem: str) -> None:
-        self._sink.lost(f"{self._settings.address}: {problem}")
+        self._sink.lost(f"{self._settings.socket}: {problem}")
 
     # --- one connection ------------------------------------------------------------------------
 
@@ -171,13 +174,13 @@ class Adapter:
         try:
             return cast(QMP, await self._settings.endpoint.connect(factory))
         except (ConnectError, DNSLookupError) as error:
-            hint = f"was QEMU started with -qmp {self._settings.address},server=on,wait=off?"
+            hint = f"was QEMU started with -qmp {self._settings.socket},server=on,wait=off?"
             raise Unreachable(f"cannot connect ({error}); {hint}") from error
 
     async def _introduce(self, qmp: QMP) -> None:
         await qmp.greeted
         await self._ask(qmp, "qmp_capabilities", dict)
-        self._sink.connected(self._settings.address)
+        self._sink.connected(self._settings.socket)
         under_way = self._sink.under_way()
         self._told = {name: facts for name, facts in self._told.items() if name in under_way}
 

@@ -199,7 +199,7 @@ class Machine:
         self._migration = Migration()
         self._incoming = False
         self._jobs: dict[str, Job] = {}
-        self._saving = ""
+        self._saving = ""  # the job that stopped the guest; to save it, QEMU migrates it into a file, and says so
         self._memory_bytes = 0
         self._balloon_bytes = 0
         self._plugs: dict[str, _Plug] = {}
@@ -249,7 +249,7 @@ class Machine:
         gives_up = self._run_state == "finish-migrate" and status in ("failed", "cancelled")
         return {
             "migrate_in": self._incoming and self.migrates and waits,
-            "migrate_out": not self._incoming and (self.migrates or gives_up),
+            "migrate_out": not self._incoming and not self._saving and (self.migrates or gives_up),
             "freeze": self._run_state in _FROZEN and not self._saves(),
             "suspend": self._run_state == "suspended",
         }
@@ -279,6 +279,8 @@ class Machine:
     def see(self, look: Look) -> None:
         """What QEMU answers holds, whatever was heard before."""
         self._run_state = look.run_state.status
+        if self._run_state not in _FROZEN:
+            self._saving = ""
         self._incoming = self._run_state == "inmigrate" or (self._incoming and look.migration.status not in _OVER)
         self._migration = look.migration
         self._jobs = {_short(job.id): job for job in (look.jobs or [])[:_JOBS_MAX]}
@@ -316,7 +318,7 @@ class Machine:
         self._migration = (
             Migration(status) if status == "setup" else msgspec.structs.replace(self._migration, status=status)
         )
-        if status == "completed" and not self._incoming and self._run_state != "running":
+        if status == "completed" and not self._incoming and not self._saving and self._run_state != "running":
             self._run_state = "postmigrate"
         self._incoming = self._incoming and status not in _OVER
 
