@@ -44,7 +44,7 @@ class Group:
         (self.path / "cgroup.freeze").write_text(str(int(frozen)))
 
     async def remove(self) -> None:
-        """End the process, and take the group away: it is empty a moment later."""
+        """End the process, and take the group and those in it away: it is empty a moment later."""
         if not self.path.exists():
             return
         self.freeze(False)
@@ -53,6 +53,9 @@ class Group:
         until_s = reactor.seconds() + PATIENCE_S
         while "populated 1" in (self.path / "cgroup.events").read_text() and reactor.seconds() < until_s:
             await deferLater(reactor, 0.01)
+        for inner in self.path.iterdir():
+            if inner.is_dir():
+                inner.rmdir()
         self.path.rmdir()
 
 
@@ -103,14 +106,12 @@ class FreezerTests(unittest.TestCase):
         """A group below the frozen one is frozen as well."""
         child = self.group.path / "inner"
         child.mkdir()
-        self.addCleanup(child.rmdir)
         (child / "cgroup.procs").write_text(str(self.group.process.pid))
         self.begin(path=str(child), interval="1h")
         self.group.freeze()
         await self.sink.until_said("begin")
         self.group.freeze(False)
         await self.sink.until_said("end")
-        (self.group.path / "cgroup.procs").write_text(str(self.group.process.pid))
 
     async def test_frozen_before(self) -> None:
         """What was missed is begun, once, whatever else changes and however often it is looked."""
@@ -154,7 +155,6 @@ class FreezerTests(unittest.TestCase):
         self.assertIn(f"{later}/cgroup.events cannot be opened: there is no such group", self.sink.of("lost")[0][0])
         await self.sink.until_said("lost", 2)
         later.mkdir()
-        self.addCleanup(later.rmdir)
         await self.sink.until_said("connected")
         self.assertEqual(set(self.sink.of("lost")), {self.sink.of("lost")[0]})
 
