@@ -183,7 +183,7 @@ class LockTests(Case):
         played = self.play()
         self.start()
         yield self.said("connected")
-        process = subprocess.Popen(["sleep", "60"], close_fds=False)
+        process = subprocess.Popen(["sleep", "1000"], close_fds=False)
         self.addCleanup(process.wait)
         self.addCleanup(process.kill)
         played.prepare("Sleep", True)
