@@ -174,6 +174,18 @@ class Reading(CliCase):
         self.assertIn("no master", out)
         self.assertIn("NO QUORUM", out)
 
+    async def test_status_of_adapters(self) -> None:
+        """What each hears, or why it does not."""
+        self.node.adapters = [
+            {"adapter": "qmp", "state": "connected", "where": "unix:q", "problem": "", "since_ms": 61_000},
+            {"adapter": "azure", "state": "lost", "where": "", "problem": "HTTP status 404", "since_ms": 2500},
+            {"adapter": "gce", "state": "starting", "where": "", "problem": "", "since_ms": 500},
+        ]
+        out = await self.text("status")
+        self.assertIn("adapter qmp hears unix:q since 61s\n", out)
+        self.assertIn("adapter azure: NOTHING HEARD for 2.5s: HTTP status 404\n", out)
+        self.assertIn("adapter gce: NOTHING HEARD for 500ms: it has not been heard yet\n", out)
+
     async def test_members(self) -> None:
         out = await self.text("members", "list")
         self.assertEqual([line.split()[:2] for line in out.splitlines()[1:]], [["1", "n1"], ["2", "n2"], ["3", "n3"]])

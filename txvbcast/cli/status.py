@@ -95,7 +95,18 @@ def view(document: dict[str, Any]) -> RenderableType:
     marks = f"committed {document.get('committed')}, everywhere {document.get('everywhere')}"
     rows = [_row(member, master) for member in document["members"]]
     lines = (Text(printable(line)) for line in (head, f"{marks}, applied here {document.get('applied')}"))
-    return Group(*lines, Text(), table(HEADINGS, rows))
+    adapters = document.get("adapters")
+    told = [_adapter(each) for each in adapters if isinstance(each, dict)] if isinstance(adapters, list) else []
+    return Group(*lines, *told, Text(), table(HEADINGS, rows))
+
+
+def _adapter(document: dict[str, Any]) -> Text:
+    """Whether an adapter of the node hears its platform."""
+    since = short_duration(document.get("since_ms"))
+    if document.get("state") == "connected":
+        return Text(printable(f"adapter {document.get('adapter')} hears {document.get('where')} since {since}"))
+    problem = document.get("problem") or "it has not been heard yet"
+    return Text(printable(f"adapter {document.get('adapter')}: NOTHING HEARD for {since}: {problem}"))
 
 
 def _row(member: dict[str, Any], master: object) -> list[object]:
