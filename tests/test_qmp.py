@@ -613,8 +613,16 @@ class MachineTests(unittest.TestCase):
 
     def test_migrations_within_a_snapshot_are_none(self) -> None:
         self.machine.hear(Event("JOB_STATUS_CHANGE", {"id": "save", "status": "running"}, 0), 0.0)
-        self.hear("STOP", "setup", "active", "completed", "RESUME")
+        self.hear("STOP", "setup", "completed", "RESUME")
         self.assertEqual(self.said, ["begin job:save", "end job:save done"])
+
+    def test_a_snapshot_whose_end_was_missed(self) -> None:
+        """What comes afterwards is no part of it."""
+        self.machine.hear(Event("JOB_STATUS_CHANGE", {"id": "save", "status": "running"}, 0), 0.0)
+        self.hear("STOP")
+        self.see("running")
+        self.hear("setup")
+        self.assertEqual(self.said, ["begin job:save", "end job:save done", "begin migrate_out"])
 
     def test_no_end_of_jobs(self) -> None:
         for number in range(1000):

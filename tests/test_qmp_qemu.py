@@ -341,6 +341,24 @@ class Stops(Watched):
         said = ["begin snapshot job:job0", "end job:job0: done"]
         self.assertEqual(story(sink), ["connected", *said, *said])
 
+    async def test_a_snapshot_that_is_no_job(self) -> None:
+        """To QEMU it is a migration of a guest that was stopped before."""
+        machine = await self.machine("machine", guest=self.guest())
+        sink = await self.watch(machine.address)
+        disk = await self.disk(machine)
+        await machine.execute("device_add", {"driver": "virtio-blk-pci", "drive": disk, "id": "disk1"})
+        machine.events.clear()
+        await machine.execute("device_del", {"id": "disk0"})
+        await machine.until_event("DEVICE_DELETED", device="disk0")
+        await machine.execute("blockdev-del", {"node-name": "disk"})
+        said = await machine.execute("human-monitor-command", {"command-line": "savevm one"})
+        self.assertEqual(said, "")
+        await sink.until_said("end", 2)
+        events = ["STOP", "MIGRATION setup", "MIGRATION completed", "RESUME"]
+        self.assertEqual(told(machine, _MIGRATION), events)
+        begun = ["connected", "begin freeze", "begin migrate_out"]
+        self.assertEqual(story(sink), [*begun, "end migrate_out: done", "end freeze: done"])
+
     async def test_a_snapshot_that_cannot_be_loaded(self) -> None:
         """QEMU leaves the guest stopped."""
         machine = await self.machine("machine")

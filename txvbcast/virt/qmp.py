@@ -69,19 +69,24 @@ class Settings:
 def make(options: Mapping[str, object], surroundings: Surroundings) -> IChangeAdapter:
     """See :meth:`txvbcast.interfaces.IChangeAdapterFactory.make`."""
     given = Options(options)
-    timeout_s = given.duration_s("timeout", "5s")
     socket = given.text("socket")
+    member = given.text("member", surroundings.node_name)
+    poll_migrating_s = given.duration_s("poll_migrating", "100ms", least_s=0.01)
+    poll_idle_s = given.duration_s("poll_idle", "5s", least_s=0.1)
+    timeout_s = given.duration_s("timeout", "5s")
+    settle_s = given.duration_s("settle", "2s")
+    hotplug = given.flag("hotplug", False)
+    given.finish()
     settings = Settings(
         socket=socket,
         endpoint=_endpoint(socket, timeout_s, surroundings.reactor),
-        member=_member(given.text("member", surroundings.node_name), surroundings),
-        poll_migrating_s=given.duration_s("poll_migrating", "100ms", least_s=0.01),
-        poll_idle_s=given.duration_s("poll_idle", "5s", least_s=0.1),
+        member=_member(member, surroundings),
+        poll_migrating_s=poll_migrating_s,
+        poll_idle_s=poll_idle_s,
         timeout_s=timeout_s,
-        settle_s=given.duration_s("settle", "2s"),
-        hotplug=given.flag("hotplug", False),
+        settle_s=settle_s,
+        hotplug=hotplug,
     )
-    given.finish()
     return Adapter(settings, surroundings.reactor)
 
 
