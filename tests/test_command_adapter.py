@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.recording_sink import RecordingSink, surroundings
 from txvbcast.config import CHANGE_KINDS
 from txvbcast.interfaces import Go, IChangeAdapter
 from txvbcast.virt import command
+from txvbcast.virt.child import Child
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,9 +62,11 @@ class Case(unittest.TestCase):
 
     def wait_for_file(self, path: Path, text: str) -> Deferred[None]:
         """Fires when a file that another process writes has ``text``."""
-        if path.exists() and text in path.read_text():
-            return deferLater(reactor, 0)
-        return deferLater(reactor, 0.02).addCallback(lambda _: self.wait_for_file(path, text))
+        return self.until(lambda: path.exists() and text in path.read_text())
+
+    def until(self, condition: Callable[[], bool]) -> Deferred[None]:
+        """Fires as soon as something holds."""
+        return deferLater(reactor, 0.02).addCallback(lambda _: None if condition() else self.until(condition))
 
     def is_gone(self, pid: int) -> bool:
         try:
@@ -222,13 +226,23 @@ if not os.path.exists(sys.argv[1]):
     @inlineCallbacks
     def test_flood(self) -> Any:
         """It is slowed down, and nothing is lost."""
+        printed = Path(self.mktemp())
         sink = self.make(
-            f"for n in range(10**6): say(**{{**{BEGIN!r}, 'id': str(n)}})", events_per_s=200
-        )  # fmt: skip
+            f"""
+file = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY)
+for n in range(10**6):
+    say(**{{**{BEGIN!r}, "id": str(n)}})
+    os.pwrite(file, b"%d" % n, 0)
+""",
+            str(printed),
+            events_per_s=200,
+        )
         began_s = reactor.seconds()
         yield sink.until_said("begin", 601)
         self.assertGreaterEqual(reactor.seconds() - began_s, 2.9)
         self.assertEqual([call[2] for call in sink.of("begin")], [str(n) for n in range(len(sink.of("begin")))])
+        waiting_bytes = 50 * (int(printed.read_text()) - 601)
+        self.assertLess(waiting_bytes, 4 * 65536)  # in the pipe, and in what was read of it at once
 
     @inlineCallbacks
     def test_endless_line(self) -> Any:
@@ -317,10 +331,11 @@ class StopTests(Case):
 
     @inlineCallbacks
     def test_one_that_cannot_be_killed(self) -> Any:
-        """It belongs to somebody else, as one that was run by sudo does."""
+        """It belongs to somebody else, as one that was run by sudo does: it is left with closed pipes."""
         if os.geteuid() != 0:
             raise unittest.SkipTest("needs root, to run something that another user may not end")
-        sink = self.make(f"say(**{{**{BEGIN!r}, 'id': str(os.getpid())}}); time.sleep(100)", stop="100ms")
+        prints_on = f"\nwhile True: say(**{{**{BEGIN!r}, 'id': str(os.getpid())}}); time.sleep(0.5)"
+        sink = self.make("signal.signal(signal.SIGTERM, signal.SIG_IGN)" + prints_on, stop="100ms")
         yield sink.until_said("begin")
         pid = int(sink.of("begin")[0][2])
         os.setresuid(65534, 65534, 0)
@@ -328,16 +343,32 @@ class StopTests(Case):
             yield self.adapter.stop()
         finally:
             os.setresuid(0, 0, 0)
-        self.assertFalse(self.is_gone(pid))
-        os.kill(pid, signal.SIGKILL)
-        yield deferLater(reactor, 0.1)  # until Twisted has reaped it
-        self.assertTrue(self.is_gone(pid))
+        yield self.until(lambda: self.is_gone(pid))
 
     @inlineCallbacks
     def test_between_two_runs(self) -> Any:
         sink = self.make("sys.exit(1)")
         yield sink.until_said("lost")
         self.assertIsNone(self.adapter.stop())
+
+
+class ChildTests(Case):
+    """What the adapters rely on, in orders that they meet only by chance."""
+
+    @inlineCallbacks
+    def test_read_on_after_the_kill(self) -> Any:
+        """What is about to be closed is not read, although its end is there to be read."""
+        said: list[bytes] = []
+        child = Child(reactor, [sys.executable, "-S", "-c", "print(1)"], said.append)
+        child.start()
+        child.pause()
+        pid = child.transport.pid
+        yield self.until(lambda: self.is_gone(pid))
+        child.kill()
+        child.resume()
+        ended = yield child.ended()
+        self.assertEqual((said, ended.code), ([], 0))
+        self.assertEqual((yield child.ended()), ended)
 
 
 class OptionTests(unittest.TestCase):

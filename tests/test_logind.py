@@ -607,10 +607,17 @@ class ParserTests(unittest.TestCase):
         self.assertIn("it does not speak D-Bus: RecursionError", self.end(bus, problems))
 
     def test_nothing_after_the_end(self) -> None:
-        """What came with the broken message does not count."""
+        """What came with the message after which it was closed does not count."""
         bus, _, signals, _ = self.connection()
         bus.dataReceived(self.signal() + b"?" * 16 + self.signal())
         self.assertEqual(signals, ["Test"])
+        heard: list[Message] = []
+        bus = Bus(lambda message: (heard.append(message), bus.close("enough"))[0], lambda problem: None)
+        bus.ready.addErrback(lambda failure: failure.trap(Unreachable))
+        bus.makeConnection(StringTransport())
+        for data in (b"OK 1234\r\n", b"AGREE_UNIX_FD\r\n", self.signal() * 2):
+            bus.dataReceived(data)
+        self.assertEqual(len(heard), 1)
 
 
 class RealTests(Case):

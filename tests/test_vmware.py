@@ -181,10 +181,11 @@ class MigrationTests(Case):
 
     @inlineCallbacks
     def test_many_events(self) -> Any:
-        """More than come in one round."""
+        """In a row, as long as there are some, up to ten; then it is heard, and asks again after its interval."""
         self.host(queue=[started(operationId=number) for number in range(12)])
         self.start()
         yield self.said("begin", 12)
+        self.assertEqual(self.sink.names(), ["begin"] * 10 + ["connected"] + ["begin"] * 2)
         self.assertEqual([call[2] for call in self.sink.of("begin")], [str(number) for number in range(12)])
 
 
