@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 from twisted.internet.defer import Deferred, fail, succeed
 
-from txvbcast.absences import past_document
+from txvbcast.absences import Notice, past_document
 from txvbcast.config import CHANGE_KINDS
 from txvbcast.core.history import predictions
 from txvbcast.core.inputs import PastAbsence
@@ -36,6 +36,26 @@ class FakeAbsences:
                 return record
         raise KeyError(change_id)
 
+    def hold(self, notice: Notice) -> FakeHeld:
+        node = self.node
+        asked = (notice.kind, notice.expected_s, dict(notice.facts), notice.holdable, notice.source)
+        node.asked.append((*asked, notice.hold_s, notice.member))
+        if notice.kind not in CHANGE_KINDS:
+            raise ValueError(f"there is no kind of change {notice.kind!r}")
+        who = self.known(notice.member)
+        change_id = len(self.records) + 1
+        expected_s = 2.0 if notice.expected_s is None else notice.expected_s
+        confirmed = node.answer == "confirmed"
+        unsafe = "" if node.answer in ("confirmed", "silent") else node.answer
+        absence = {
+            "change_id": change_id, "member": who, "kind": notice.kind, "source": notice.source, "basis": "told",
+            "announced_ms": round(expected_s * 1000), "expected_ms": round(expected_s * 1000),
+            "began": 1000.0, "elapsed_ms": 5, "confirmed": confirmed, "unsafe": unsafe, "outcome": None,
+            "actual_ms": None,
+        }  # fmt: skip
+        self.records.append(absence)
+        return FakeHeld(change_id, who, expected_s, succeed(Go(confirmed, unsafe)))
+
     def update(self, change_id: int, expected_s: float | None) -> None:
         assert expected_s is not None
         self._under_way(change_id)["expected_ms"] = round(expected_s * 1000)
@@ -53,7 +73,7 @@ class FakeAbsences:
 
 @attrs.frozen
 class FakeHeld:
-    """The answer to ``hold_change``."""
+    """The answer to ``hold``."""
 
     change_id: int
     member: int
@@ -152,33 +172,6 @@ class FakeNode:
     def read_barrier(self, timeout_s: float = 5.0) -> Deferred[int]:
         self.asked.append(("barrier", timeout_s))
         return self._failing() or succeed(self.applied)
-
-    def hold_change(
-        self,
-        kind: str,
-        facts: Mapping[str, object],
-        source: str,
-        holdable: bool,
-        hold_s: float | None = None,
-        member: int | None = None,
-        expected_s: float | None = None,
-    ) -> FakeHeld:
-        self.asked.append((kind, expected_s, dict(facts), holdable, source, hold_s, member))
-        if kind not in CHANGE_KINDS:
-            raise ValueError(f"there is no kind of change {kind!r}")
-        who = self.absences.known(member)
-        change_id = len(self.absences.records) + 1
-        expected_s = 2.0 if expected_s is None else expected_s
-        confirmed = self.answer == "confirmed"
-        unsafe = "" if self.answer in ("confirmed", "silent") else self.answer
-        absence = {
-            "change_id": change_id, "member": who, "kind": kind, "source": source, "basis": "told",
-            "announced_ms": round(expected_s * 1000), "expected_ms": round(expected_s * 1000),
-            "began": 1000.0, "elapsed_ms": 5, "confirmed": confirmed, "unsafe": unsafe, "outcome": None,
-            "actual_ms": None,
-        }  # fmt: skip
-        self.absences.records.append(absence)
-        return FakeHeld(change_id, who, expected_s, succeed(Go(confirmed, unsafe)))
 
     def history(self) -> dict[str, Any]:
         return {

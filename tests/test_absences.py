@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.trial import unittest
 
-from txvbcast.absences import Absences, HeldChange
+from txvbcast.absences import Absences, HeldChange, Notice
 from txvbcast.config import InactivityConfig, ProtocolConfig, QuorumConfig
 from txvbcast.interfaces import Go
 from txvbcast.sim.world import World
@@ -33,7 +33,7 @@ class AbsencesCase(unittest.SynchronousTestCase):
     def hold(self, node_id: int, hold_s: float = 10.0, **more: Any) -> HeldChange:
         """A change that can be held; its answer goes to ``heard``."""
         driver = self.world.nodes[node_id].driver
-        held = driver.hold_change("migrate_out", {}, "test", True, hold_s, expected_s=2.0, **more)
+        held = driver.absences.hold(Notice("migrate_out", {}, "test", True, hold_s, expected_s=2.0, **more))
         held.go.addCallback(lambda go: self.heard.__setitem__(node_id, go))
         return held
 
@@ -114,12 +114,12 @@ class Turns(AbsencesCase):
         """It is announced at once, whoever else is away."""
         self.hold(2)
         self.until(lambda: 2 in self.heard, "the first answer")
-        self.world.nodes[3].driver.hold_change("freeze", {}, "test", False)
+        self.world.nodes[3].driver.absences.hold(Notice("freeze", {}, "test", False))
         self.assertEqual([record["kind"] for record in self.absences(3).documents()], ["freeze"])
 
     def test_new_facts(self) -> None:
         """They refine what was announced, and small changes are not worth a word."""
-        held = self.world.nodes[2].driver.hold_change("migrate_out", {}, "test", True)
+        held = self.world.nodes[2].driver.absences.hold(Notice("migrate_out", {}, "test", True))
         held.go.addCallback(lambda go: self.heard.__setitem__(2, go))
         self.until(lambda: 2 in self.heard, "the answer")
         held.update({"remaining_bytes": 60e9, "bandwidth_bytes_per_s": 1e9})
@@ -143,7 +143,7 @@ class Turns(AbsencesCase):
         driver = self.world.nodes[3].driver
         self.world.run(0.2)
         driver.halt()
-        late = driver.hold_change("freeze", {}, "test", False)
+        late = driver.absences.hold(Notice("freeze", {}, "test", False))
         self.world.run(11.0)
         self.assertEqual(self.heard[3].confirmed, False)
         self.assertEqual(self.successResultOf(late.go), Go(confirmed=False, unsafe="this node has stopped"))
@@ -202,7 +202,7 @@ class ThirdParties(AbsencesCase):
     def tell(self, teller: int, member: int, expected_s: float = 3.0) -> HeldChange:
         """The word of an operator of another node."""
         driver = self.world.nodes[teller].driver
-        held = driver.hold_change("freeze", {}, "test", False, None, member, expected_s)
+        held = driver.absences.hold(Notice("freeze", {}, "test", False, None, member, expected_s))
         held.go.addCallback(lambda go: self.heard.__setitem__(teller, go))
         return held
 
@@ -285,14 +285,14 @@ class Learning(AbsencesCase):
         """After a few, the next one of that kind and source is expected to take as long."""
         driver = self.world.nodes[2].driver
         for _ in range(5):
-            held = driver.hold_change("snapshot", {}, "test", False)
+            held = driver.absences.hold(Notice("snapshot", {}, "test", False))
             self.world.run(3.0)
             held.end("done")
             self.until(self.world.quiet, "everything is settled")
-        driver.hold_change("snapshot", {}, "test", False)
+        driver.absences.hold(Notice("snapshot", {}, "test", False))
         record = self.absences(2).documents()[-1]
         self.assertEqual((record["announced_ms"], record["basis"]), (3000, "learned"))
-        other = driver.hold_change("snapshot", {}, "somebody else", False)
+        other = driver.absences.hold(Notice("snapshot", {}, "somebody else", False))
         self.assertEqual((other.announced_s, self.absences(2).documents()[-1]["basis"]), (10.0, "fixed"))
 
     def test_kept(self) -> None:
@@ -312,13 +312,13 @@ class Learning(AbsencesCase):
         """A platform that always says too little is not believed for ever; what is past does not count again."""
         driver = self.world.nodes[2].driver
         for _ in range(5):
-            driver.hold_change("freeze", {"expected_s": 2.0}, "test", False)
+            driver.absences.hold(Notice("freeze", {"expected_s": 2.0}, "test", False))
             self.world.freeze(2)
             self.world.run(7.0)
             self.world.thaw(2)
             self.until(self.world.quiet, "everything is settled")
         self.assertEqual({record["outcome"] for record in self.absences(2).documents()}, {"overdue"})
-        held = driver.hold_change("freeze", {"expected_s": 2.0}, "test", False)
+        held = driver.absences.hold(Notice("freeze", {"expected_s": 2.0}, "test", False))
         record = self.absences(2).documents()[-1]
         self.assertEqual((record["announced_ms"], record["basis"]), (7000, "learned"))
         self.world.run(6.0)

@@ -517,7 +517,7 @@ class NodeTests(AzureCase):
         self.node.held[0].over = True
         self.pages.start()
         await self.server.until(lambda: len(self.node.held) == 2)
-        self.assertEqual([call[4] for call in self.node.calls if call[0] == "hold_change"], [True, False])
+        self.assertEqual([call[1].holdable for call in self.node.calls if call[0] == "hold"], [True, False])
 
 
 class FaultsTests(AzureCase):

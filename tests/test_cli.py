@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 from twisted.trial import unittest
 
 from tests.fake_node import FakeAbsences, FakeNode
+from txvbcast.absences import Notice
 from txvbcast.cli import api, running
 from txvbcast.cli import main as cli
 from txvbcast.cli.api import Api
@@ -595,7 +596,7 @@ class Running(CliCase):
     async def test_end_that_is_heard_late(self) -> None:
         """The node is away when the command ends, as it would be: its end is told until it is heard."""
         self.patch(running, "TELLING_PAUSE_S", 0.01)
-        self.node.hold_change("freeze", {}, "operator", True)
+        self.node.absences.hold(Notice("freeze", {}, "operator", True))
         calls: list[int] = []
         ended = FakeAbsences.end
 

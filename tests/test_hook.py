@@ -15,6 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
 from tests.test_cli import CliCase, until
+from txvbcast.absences import Notice
 from txvbcast.cli import hook
 
 XML = b"<domain type='qemu'><name>g1</name><memory unit='KiB'>2048</memory></domain>"
@@ -185,7 +186,7 @@ class HandOverTests(HookCase):
         await self.hook("migrate", "begin")
 
     def announce(self, kind: str, source: str) -> None:
-        self.node.hold_change(kind, {}, source, False)
+        self.node.absences.hold(Notice(kind, {}, source, False))
 
     async def test_taken_over(self) -> None:
         """By the adapter's migration that began later, and by nothing else."""

@@ -10,6 +10,7 @@ from twisted.internet.task import Clock
 from twisted.trial import unittest
 from zope.interface.verify import verifyObject
 
+from txvbcast.absences import Notice
 from txvbcast.interfaces import Go, IChangeSink
 from txvbcast.virt import sink as sinks
 from txvbcast.virt.sink import Sink
@@ -48,19 +49,16 @@ class RecordingNode:
         self.held: list[RecordingHeld] = []
         self.refusal = ""
 
-    def hold_change(
-        self,
-        kind: str,
-        facts: Mapping[str, object],
-        source: str,
-        holdable: bool,
-        hold_s: float | None = None,
-        member: int | None = None,
-    ) -> RecordingHeld:
+    @property
+    def absences(self) -> RecordingNode:
+        """Where changes are announced: here."""
+        return self
+
+    def hold(self, notice: Notice) -> RecordingHeld:
         """Announce a change."""
         if self.refusal:
             raise ValueError(self.refusal)
-        self.calls.append(("hold_change", kind, facts, source, holdable, hold_s, member))
+        self.calls.append(("hold", notice))
         self.held.append(RecordingHeld())
         return self.held[-1]
 
@@ -101,7 +99,7 @@ class SinkTests(unittest.SynchronousTestCase):
         """Everything is handed on; whoever asked hears the node's word."""
         facts = {"memory_bytes": 5}
         go = self.begin(facts=facts, holdable=False, hold_s=2.5, member=3)
-        self.assertEqual(self.node.calls, [("hold_change", "freeze", facts, "qmp", False, 2.5, 3)])
+        self.assertEqual(self.node.calls, [("hold", Notice("freeze", facts, "qmp", False, 2.5, 3))])
         self.assertNoResult(go)
         self.node.held[0].waiting[0].callback(Go(True))
         self.assertEqual(self.successResultOf(go), Go(True))

@@ -95,6 +95,25 @@ class ChangeRecord:
     timeout: Timer | None = None
 
 
+@attrs.frozen
+class Notice:
+    """What somebody says of a change that is about to happen, or happens.
+
+    :ivar facts: see :data:`txvbcast.interfaces.FACTS`; source: who says so.
+    :ivar holdable: the change can be held back, for ``hold_s`` at most; what is negative or no number is 0.
+    :ivar member: whom it happens to: this node, if None.
+    :ivar expected_s: how long it takes, by an operator's word; None leaves it to the estimator.
+    """
+
+    kind: str
+    facts: Mapping[str, object]
+    source: str
+    holdable: bool
+    hold_s: float | None = None
+    member: int | None = None
+    expected_s: float | None = None
+
+
 @attrs.define(eq=False)
 class HeldChange:
     """A change that an adapter or an operator speaks of.
@@ -106,11 +125,8 @@ class HeldChange:
     """
 
     absences: Absences
-    kind: str
+    notice: Notice
     facts: dict[str, object]
-    expected_s: float | None
-    source: str
-    holdable: bool
     member: int
     bound_s: float
     change_id: int | None = None
@@ -124,7 +140,7 @@ class HeldChange:
 
     def start(self) -> None:
         """Announce it, now or in its turn."""
-        if not self.holdable:
+        if not self.notice.holdable:
             self._announce(0.0)
             return
         clock = self.absences.clock
@@ -190,19 +206,20 @@ class HeldChange:
         if self.change_id is not None or self._answer is not None:
             return
         now_s = self.absences.clock.seconds()
-        if now_s < self._retry_s or self.absences.refusal(self.member, self.expected_s):
+        if now_s < self._retry_s or self.absences.refusal(self.member, self.notice.expected_s):
             self._look_after(self.absences.retry_s)
         else:
             self._announce(self.bound_s - now_s)
 
     def _announce(self, wait_s: float) -> None:
         in_time = wait_s > 0
+        notice = self.notice
         begun = self.absences.begin(
-            self.kind,
-            self.expected_s,
+            notice.kind,
+            notice.expected_s,
             self.facts,
-            self.holdable and in_time,
-            self.source,
+            notice.holdable and in_time,
+            notice.source,
             wait_s if in_time else WAIT_S,
             self.member,
         )
@@ -216,7 +233,7 @@ class HeldChange:
     def _on_answer(self, change: Change) -> None:
         if self._answer is not None or change.change_id != self.change_id:
             return
-        in_time = self.holdable and self.absences.clock.seconds() < self.bound_s
+        in_time = self.notice.holdable and self.absences.clock.seconds() < self.bound_s
         if in_time and (change.unsafe or self.absences.came_before(self.member)):
             self._take_back(change.change_id)
         else:
@@ -232,7 +249,7 @@ class HeldChange:
     def _on_bound(self) -> None:
         refused = ""
         if self.change_id is None:
-            refused = self.absences.refusal(self.member, self.expected_s)
+            refused = self.absences.refusal(self.member, self.notice.expected_s)
             self._announce(0.0)
         self._let_go(Go(confirmed=False, unsafe=refused))
 
@@ -285,25 +302,15 @@ class Absences:
 
     # --- changes ---------------------------------------------------------------------------
 
-    def hold(
-        self,
-        kind: str,
-        facts: Mapping[str, object],
-        source: str,
-        holdable: bool,
-        hold_s: float | None = None,
-        member: int | None = None,
-        expected_s: float | None = None,
-    ) -> HeldChange:
+    def hold(self, notice: Notice) -> HeldChange:
         """Announce a change: in its turn if it can be held, at once if not.
 
-        :param hold_s: so long at most it waits; what is negative or no number is 0.
-        :param expected_s: how long it takes, by an operator's word; None leaves it to the estimator.
         :raises ValueError: an unknown kind or member, or an expected time that is not positive.
         """
-        self._check(kind, expected_s)
-        bound_s = self.clock.seconds() + _at_least_0(WAIT_S if hold_s is None else hold_s)
-        held = HeldChange(self, kind, dict(facts), expected_s, source, holdable, self._known_member(member), bound_s)
+        self._check(notice.kind, notice.expected_s)
+        hold_s = WAIT_S if notice.hold_s is None else notice.hold_s
+        bound_s = self.clock.seconds() + _at_least_0(hold_s)
+        held = HeldChange(self, notice, dict(notice.facts), self._known_member(notice.member), bound_s)
         held.start()
         return held
 

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
 from txvbcast import errors
-from txvbcast.absences import ABSENCES_KEPT, Absences, Clock, HeldChange, Timer, check_positive, past_document
+from txvbcast.absences import ABSENCES_KEPT, Absences, Clock, Timer, check_positive, past_document
 from txvbcast.applications import Applications
 from txvbcast.config import ProtocolConfig
 from txvbcast.core import effects, inputs, report
@@ -351,19 +351,6 @@ class Driver:
             reader.errback(errors.NoQuorum(effect.reason))
 
     # --- absence -------------------------------------------------------------------------
-
-    def hold_change(
-        self,
-        kind: str,
-        facts: Mapping[str, object],
-        source: str,
-        holdable: bool,
-        hold_s: float | None = None,
-        member: int | None = None,
-        expected_s: float | None = None,
-    ) -> HeldChange:
-        """Announce a change in its turn; see :meth:`txvbcast.absences.Absences.hold`."""
-        return self.absences.hold(kind, facts, source, holdable, hold_s, member, expected_s)
 
     def was_paused(self, pause_s: float, evidence: str) -> None:
         """This node was stopped for about ``pause_s`` without a word: it asks before it acts."""

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txvbcast import errors
-from txvbcast.absences import WAIT_S, HeldChange
+from txvbcast.absences import WAIT_S, HeldChange, Notice
 from txvbcast.applications import Applications
 from txvbcast.config import Config
 from txvbcast.configfile import load
@@ -272,7 +272,8 @@ class Service(service.Service):
         :return: fires when the change may go on; its ``confirmed`` and ``unsafe`` say what the cluster said.
         :raises ValueError: an unknown kind, or a time that is not positive.
         """
-        held = self.driver.hold_change(kind, facts or {}, source, holdable, wait, expected_s=expected)
+        notice = Notice(kind, facts or {}, source, holdable, wait, expected_s=expected)
+        held = self.driver.absences.hold(notice)
         return held.go.addCallback(lambda go: held)
 
     def end_change(self, change_id: int, outcome: str = "done") -> None:

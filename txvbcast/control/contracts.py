@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import attrs
 from twisted.internet.defer import Deferred
 
+from txvbcast.absences import Notice
 from txvbcast.errors import Committed
 from txvbcast.wire.messages import Mode
 
@@ -56,6 +57,9 @@ class HeldChange(Protocol):
 class Absences(Protocol):
     """The absences announced on this node; see :class:`txvbcast.absences.Absences`."""
 
+    def hold(self, notice: Notice, /) -> HeldChange:
+        """Announce an absence in its turn."""
+
     def update(self, change_id: int, expected_s: float | None, /) -> None:
         """Estimate anew."""
 
@@ -99,18 +103,6 @@ class Node(Protocol):
     @property
     def absences(self) -> Absences:
         """The absences announced here."""
-
-    def hold_change(
-        self,
-        kind: str,
-        facts: Mapping[str, object],
-        source: str,
-        holdable: bool,
-        hold_s: float | None = None,
-        member: int | None = None,
-        expected_s: float | None = None,
-    ) -> HeldChange:
-        """Announce an absence in its turn."""
 
     def history(self) -> dict[str, Any]:
         """What ``GET /v1/inactive/history`` shows."""

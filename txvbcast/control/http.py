@@ -17,6 +17,7 @@ from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import BaseConverter
 
+from txvbcast.absences import Notice
 from txvbcast.control import reading
 from txvbcast.control.contracts import HttpLimits, KeyValues, KvResult, Node
 from txvbcast.control.events import EventStream
@@ -227,9 +228,9 @@ class HttpApi:
         try:
             if body.dry_run:
                 return answer(request, _admission(self._node.absences.refusal(body.member, expected_s)))
-            held = self._node.hold_change(
-                body.kind, body.facts, body.source, True, body.wait_ms / 1000, body.member, expected_s
-            )
+            hold_s = body.wait_ms / 1000
+            notice = Notice(body.kind, body.facts, body.source, True, hold_s, body.member, expected_s)
+            held = self._node.absences.hold(notice)
         except ValueError as error:
             raise Problem("bad-request", str(error)) from error
         go = await held.go

@@ -8,7 +8,7 @@ from random import Random
 
 from twisted.python.failure import Failure
 
-from txvbcast.absences import Change, HeldChange
+from txvbcast.absences import Change, HeldChange, Notice
 from txvbcast.core.journal import RUNS_MAX
 from txvbcast.errors import NoQuorum, Unsafe
 from txvbcast.interfaces import Go
@@ -278,7 +278,8 @@ def _hold(disturber: Disturber, node_id: int, expected_s: float) -> None:
     if not node.able:
         return
     hold_s = disturber.random.choice([0.0, 0.5, 5.0])
-    held = node.driver.hold_change("migrate_out", {}, "told", True, hold_s, expected_s=expected_s)
+    notice = Notice("migrate_out", {}, "told", True, hold_s, expected_s=expected_s)
+    held = node.driver.absences.hold(notice)
     disturber.held.append(held)
 
     def go(_: Go) -> None:

@@ -133,7 +133,7 @@ class Metadata:
         def too_slow(_result: object, _timeout_s: float) -> Failure:
             return Failure(Unreachable(f"{question}: no answer within {format_duration(within_s)}; {self._advice}"))
 
-        sent = {"json": document} if document is not None else {}
+        sent: dict[str, Any] = {"json": document} if document is not None else {}  # None would be sent as null
         exchange = Deferred.fromCoroutine(self._exchange(question, method, address, headers, sent))
         exchange.addTimeout(within_s, self._reactor, onTimeoutCancel=too_slow)
         try:
@@ -145,12 +145,12 @@ class Metadata:
         return answer
 
     async def _exchange(
-        self, question: str, method: str, address: str, headers: Mapping[str, str], sent: Mapping[str, object]
+        self, question: str, method: str, address: str, headers: Mapping[str, str], sent: dict[str, Any]
     ) -> Answer:
         response = await HTTPClient(self._agent).request(  # a new one each time, for it would collect cookies
             method,
             _Address.from_text(address),
-            headers=dict(headers),
+            headers=Headers({name: [value] for name, value in headers.items()}),
             allow_redirects=False,
             unbuffered=True,
             reactor=self._reactor,

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from txvbcast.absences import Notice
 from txvbcast.interfaces import Go, IChangeSink
 
 log = Logger()
@@ -41,22 +42,22 @@ class Held(Protocol):
         """It is over."""
 
 
-class Node(Protocol):
-    """What a sink needs of the node; :class:`txvbcast.driver.Driver` has it."""
+class Absences(Protocol):
+    """Announces changes; :class:`txvbcast.absences.Absences` does."""
 
-    def hold_change(
-        self,
-        kind: str,
-        facts: Mapping[str, object],
-        source: str,
-        holdable: bool,
-        hold_s: float | None = None,
-        member: int | None = None,
-    ) -> Held:
+    def hold(self, notice: Notice, /) -> Held:
         """Announce a change, in its turn when it can be held.
 
         :raises ValueError: no such member.
         """
+
+
+class Node(Protocol):
+    """What a sink needs of the node; :class:`txvbcast.driver.Driver` has it."""
+
+    @property
+    def absences(self) -> Absences:
+        """Where changes are announced."""
 
     def was_paused(self, pause_s: float, evidence: str) -> None:
         """The node was stopped for a while."""
@@ -139,7 +140,7 @@ class Sink:
             self.counters["passed_over"] += 1
             return succeed(Go(confirmed=False))
         try:
-            held = self._node.hold_change(kind, facts, self.source, holdable, hold_s, member)
+            held = self._node.absences.hold(Notice(kind, facts, self.source, holdable, hold_s, member))
         except ValueError as error:
             self._refused(str(error))
             return succeed(Go(confirmed=False))
