@@ -222,7 +222,7 @@ class IChangeAdapter(Interface):
         """Register for the changes; tell ``sink`` of them from now on."""
 
     def stop() -> Deferred[None] | None:
-        """Tell of no more, and let go of whatever is held."""
+        """Tell of no more, and let go of whatever is held.  It is never called while the adapter calls its sink."""
 
 
 class IChangeAdapterFactory(Interface):
