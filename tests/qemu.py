@@ -54,7 +54,8 @@ _READY: Final = "guest-is-ready"
 
 def lack() -> str:
     """Why no QEMU can be started here; empty if it can."""
-    return "" if shutil.which(PROGRAM) else f"{PROGRAM} is not installed"
+    missing = [program for program in (PROGRAM, "setpriv") if shutil.which(program) is None]
+    return f"{' and '.join(missing)} not installed" if missing else ""
 
 
 class _Waiting:
@@ -138,13 +139,14 @@ class Machine:
         control, serial = self.folder / f"{self.name}.control", self.folder / f"{self.name}.serial"
         self._listen(control, self._new_control)
         self._listen(serial, lambda: self._serial)
-        command = [PROGRAM, *_HARDWARE, "-name", self.name]
+        # So that the machine ends with the process of the test, even if that is killed.
+        command = ["setpriv", "--pdeathsig", "KILL", PROGRAM, *_HARDWARE, "-name", self.name]
         command += ["-chardev", f"socket,id=serial,path={serial}", "-serial", "chardev:serial"]
         # This one first, so that it is there when the test's own connection comes.
         command += ["-qmp", f"unix:{self.socket},server=on,wait=off", "-qmp", f"unix:{control}"]
         command += guest.arguments(fill_mib) if guest else ()
         command += ["-incoming", "tcp:127.0.0.1:0"] if incoming else []
-        cast(IReactorProcess, reactor).spawnProcess(self._process, PROGRAM, [*command, *arguments], env=None)
+        cast(IReactorProcess, reactor).spawnProcess(self._process, command[0], [*command, *arguments], env=None)
         self._process.ended.addCallback(self._has_ended)
         await self.until(lambda: self._control is not None or self.ended, "QEMU starts")
         if self._control is None:
