@@ -93,6 +93,7 @@ class QMP(LineOnlyReceiver):
 
     delimiter = b"\n"
     MAX_LENGTH = LINE_BYTES_MAX
+    transport: Any  # of TCP or a UNIX socket: what they share has no name
 
     def __init__(self, reactor: Any, timeout_s: float, on_event: Callable[[Event], None]) -> None:
         self.greeted: Deferred[None] = Deferred()
@@ -129,7 +130,7 @@ class QMP(LineOnlyReceiver):
         timer = self._out_of_time_after(f"no answer to {command}")
         asked = self._asked[number] = _Asked(command, shape, Deferred(), timer)
         document = {"execute": command, "id": number, "arguments": arguments or {}}
-        self.sendLine(msgspec.json.encode(document))
+        self.transport.write(msgspec.json.encode(document) + self.delimiter)
         return asked.answered
 
     def give_up(self, problem: str) -> None:
