@@ -124,7 +124,8 @@ class PageTests(LibvirtCase):
         for example in examples:
             for wanted in yaml.safe_load(example)["adapters"]:
                 read_settings(wanted["options"], surroundings(None))
-                self.assertLessEqual(set(wanted.get("kinds", ())), set(adapter.LibvirtAdapter.kinds))
+                made = adapter.make(wanted["options"], surroundings(Clock()))
+                self.assertLessEqual(set(wanted.get("kinds", ())), set(made.kinds))
 
     def test_options(self) -> None:
         """All of them, with their defaults."""
@@ -137,7 +138,8 @@ class PageTests(LibvirtCase):
 
     def test_kinds(self) -> None:
         told = [kind for row in rows(self.page, "kind") for kind in re.findall(r"`(\w+)`", row[0])]
-        self.assertEqual(sorted(told), sorted(adapter.LibvirtAdapter.kinds))
+        made = adapter.make({"hotplug": True}, surroundings(Clock()))
+        self.assertEqual(sorted(told), sorted(made.kinds))
 
 
 class WordsTests(LibvirtCase):
@@ -195,7 +197,7 @@ class AdapterCase(LibvirtCase):
         self.sink = RecordingSink()
 
     def make(self, **options: object) -> adapter.LibvirtAdapter:
-        made = adapter.make(options, surroundings(self.clock))
+        made = adapter.make({"hotplug": True, **options}, surroundings(self.clock))
         assert isinstance(made, adapter.LibvirtAdapter)
         made._sink = self.sink
         return made
@@ -298,6 +300,12 @@ class EventTests(AdapterCase):
         self.mail(made, LIFECYCLE, 3, 0)
         self.mail(made, LIFECYCLE, 5, 1)
         self.assertEqual(self.said()[1:], [("end", "suspend", "failed")])
+
+    def test_hotplug_is_not_told_unless_wanted(self) -> None:
+        made = self.make(hotplug=False)
+        self.mail(made, "BALLOON_CHANGE", 1024)
+        self.mail(made, "DEVICE_ADDED", "net0")
+        self.assertEqual((self.said(), "memory" in made.kinds), ([], False))
 
     def test_balloon(self) -> None:
         """One change, until there has been no word for a while."""
@@ -587,7 +595,7 @@ class TestDriverTests(LibvirtCase):
     async def test_found_by_a_look(self) -> None:
         """A change that began before the adapter, and virtual CPUs, of which there is no event."""
         await self.do(lambda guest: guest.suspend())
-        sink = await self.listen(members=["test=node2"], settle="50ms")
+        sink = await self.listen(members=["test=node2"], settle="50ms", hotplug=True)
         await sink.until_said("begin")
         await self.do(lambda guest: guest.resume())
         await sink.until_said("end")

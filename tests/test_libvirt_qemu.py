@@ -185,19 +185,24 @@ class GuestTests(DaemonCase):
     """What else happens to guests."""
 
     async def test_memory_and_cpus(self) -> None:
-        sink = await self.listen(self.source, settle="100ms")
+        sink = await self.listen(self.source, settle="100ms", hotplug=True)
         await self.create(self.source)
         await self.do(self.source, lambda guest: guest.attachDevice(DIMM))
-        await sink.until(lambda: any("memory_delta_bytes" in call[-1] for call in sink.of("update")))
+        # The event comes first, with the next look the size: of the same change, if it has not settled meanwhile.
+        await sink.until(lambda: self.deltas(sink, "memory_delta_bytes") == [128 * 2**20])
         await sink.until(lambda: sink.under_way() == ())
         # libvirt has no event for this one
         await self.do(self.source, lambda guest: guest.setVcpus(2))
         await sink.until(lambda: ("end", "vcpu", "done") in self.of_guest(sink))
         self.assertEqual(self.of_guest(sink)[0], ("begin", "memory"))
         self.assertEqual(set(self.of_guest(sink)), {(w, k, *o) for k in ("memory", "vcpu") for w, *o in PAIR})
-        deltas = [facts["memory_delta_bytes"] for _, facts in sink.of("update") if "memory_delta_bytes" in facts]
-        self.assertEqual(deltas, [128 * 2**20])
-        self.assertEqual([facts for kind, facts, *_ in sink.of("begin") if kind == "vcpu"], [{"vcpu_delta": 1}])
+        self.assertEqual(self.deltas(sink, "memory_delta_bytes"), [128 * 2**20])
+        self.assertEqual(self.deltas(sink, "vcpu_delta"), [1])
+
+    def deltas(self, sink: RecordingSink, fact: str) -> list[object]:
+        """What was said of how much is added, as a change began or after that."""
+        told = [call[2] for call in sink.calls if call[0] in ("begin", "update")]
+        return [facts[fact] for facts in told if fact in facts]
 
     async def test_saved_and_restored(self) -> None:
         """Of a member in a guest, by the word of its host."""
@@ -276,10 +281,10 @@ class HookTests(DaemonCase, ClusterCase):
         await deferToThread(migrate, self.source, self.destination, 1)
         await deferToThread(self.wait_until, "both have ended", lambda: self.outcomes() == ["done", "done"])
         by_hook, by_adapter = cluster[2].api.get("/v1/inactive").field("changes", list)
-        self.assertEqual((by_hook["kind"], by_hook["source"], by_hook["confirmed"]), ("migrate_in", "operator", True))
+        self.assertEqual((by_hook["kind"], by_hook["source"], by_hook["confirmed"]), ("migrate_in", "hook", True))
         self.assertEqual((by_adapter["kind"], by_adapter["source"]), ("migrate_in", "libvirt"))
         ended = {each["began"] + each["actual_ms"] / 1000: each["source"] for each in (by_hook, by_adapter)}
-        self.assertEqual([ended[end_s] for end_s in sorted(ended)], ["operator", "libvirt"])
+        self.assertEqual([ended[end_s] for end_s in sorted(ended)], ["hook", "libvirt"])
 
     async def test_holds_until_confirmed(self) -> None:
         """While nobody confirms, nothing of the guest is at the destination."""

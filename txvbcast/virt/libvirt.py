@@ -56,6 +56,7 @@ class Settings:
     timeout_s: float
     settle_s: float
     keepalive_s: float
+    hotplug: bool
 
     def subject(self, uuid: str, name: str) -> Subject | None:
         """Whose changes the guest's are; None for nobody's."""
@@ -89,6 +90,7 @@ def read_settings(options: Mapping[str, object], surroundings: Surroundings) -> 
         timeout_s=given.duration_s("timeout", "20s"),
         settle_s=given.duration_s("settle", "1s"),
         keepalive_s=given.duration_s("keepalive", "5s", least_s=1.0),
+        hotplug=given.flag("hotplug", False),
     )
     given.finish()
     if not settings.hosted and not inhabited:
@@ -168,6 +170,8 @@ _TUNABLES = {"cputune.": "vcpu", "blkdeviotune.": "storage"}
 
 #: Kinds that last as long as a job of libvirt does.
 _OF_JOBS = ("migrate_out", "snapshot")
+#: Kinds that stop a guest, or keep its host busy.
+PAUSES = ("migrate_out", "migrate_in", "snapshot", "suspend")
 #: Kinds of which libvirt tells only that they have happened: they end when it has been quiet about them.
 _SETTLING = ("memory", "vcpu", "device", "network", "storage")
 
@@ -182,9 +186,8 @@ class LibvirtAdapter:
     A change is named by its kind and the guest's UUID: a guest has one of a kind at a time.
     """
 
-    kinds = ("migrate_out", "migrate_in", "snapshot", "suspend", *_SETTLING)
-
     def __init__(self, settings: Settings, reactor: Any) -> None:
+        self.kinds = PAUSES + _SETTLING if settings.hotplug else PAUSES
         self._settings = settings
         self._reactor = reactor
         self._poller = Poller(reactor, self._poll, settings.interval_s, settings.timeout_s, self._lost)
@@ -306,7 +309,7 @@ class LibvirtAdapter:
 
     def _reconcile_guest(self, guest: Guest, subject: Subject) -> None:
         now = self._changes_of(guest, subject)
-        for kind in ("migrate_out", "migrate_in", "snapshot", "suspend"):
+        for kind in PAUSES:
             if f"{kind} {guest.uuid}" in self._told:
                 continue
             if kind in now:
@@ -444,6 +447,8 @@ class LibvirtAdapter:
 
     def _settle(self, kind: str, uuid: str, subject: Subject, facts: Mapping[str, object]) -> None:
         """Begin a change, or go on with it; it ends when there has been no word of it for a while."""
+        if not self._settings.hotplug:
+            return
         self._begin(kind, uuid, subject, facts)
         timer = self._settling.pop(f"{kind} {uuid}", None)
         if timer is not None:
