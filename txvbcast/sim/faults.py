@@ -43,6 +43,7 @@ class Disturber:
         self.stopping: set[SimNode] = set()
         self.held: list[HeldChange] = []
         self.restless = False
+        self.peaceful = False
 
     def disturb(self, kind: str) -> None:
         """Let a fault of this kind begin, at a node drawn by chance."""
@@ -53,6 +54,7 @@ class Disturber:
     def make_peace(self) -> None:
         """Heal, thaw, restart; every change is over."""
         world = self.world
+        self.peaceful = True
         world.note("peace")
         world.network.heal()
         world.disk_factor.update(dict.fromkeys(world.disks, 1.0))
@@ -94,7 +96,7 @@ class Disturber:
         member: int | None = None,
     ) -> None:
         """A change begins on a node that is able, or it says so of ``member``; ``then`` hears the cluster's answer."""
-        if self.able(node_id):
+        if self.able(node_id) and not self.peaceful:
             begun = self.world.nodes[node_id].driver.absences.begin(
                 "migrate_out", expected_s, holdable=holdable, wait_s=1.0, member=member
             )
@@ -106,7 +108,7 @@ class Disturber:
     ) -> None:
         """Stop a process that is able; let it go on later, if it is still the same one."""
         node = self.world.nodes[node_id]
-        if node.able:
+        if node.able and not self.peaceful:
             node.freeze()
             self.later(seconds, self._thaw, node, then, clock_stands)
 
@@ -275,7 +277,7 @@ def in_turn(disturber: Disturber, node_id: int) -> None:
 
 def _hold(disturber: Disturber, node_id: int, expected_s: float) -> None:
     node = disturber.world.nodes[node_id]
-    if not node.able:
+    if not node.able or disturber.peaceful:
         return
     hold_s = disturber.random.choice([0.0, 0.5, 5.0])
     notice = Notice("migrate_out", {}, "told", True, hold_s, expected_s=expected_s)
