@@ -476,7 +476,10 @@ class Absences(CliCase):
         self.assertEqual(self.node.asked, [("memory", 1.5, facts, True, "operator", 2.0, None)])
         out = await self.text("inactive", "update", "1", "--expect", "1m")
         self.assertEqual(out, "change 1 is expected to take 1m more\n")
-        self.assertIn("under way", await self.text("inactive", "list"))
+        shown = (await self.text("inactive", "list")).splitlines()
+        self.assertEqual(shown[0].split()[:3], ["id", "node", "kind"])
+        self.assertEqual(shown[1].split()[:3], ["1", "1", "memory"])
+        self.assertIn("under way", shown[1])
         self.assertEqual(await self.document("inactive", "list"), {"changes": self.node.absences.records})
         expected = {"change_id": 1, "outcome": "cancelled"}
         self.assertEqual(await self.document("inactive", "end", "1", "--outcome", "cancelled"), expected)

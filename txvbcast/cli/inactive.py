@@ -96,13 +96,13 @@ def update(session: Session, change_id: int, expect: float) -> None:
 @inactive.command(name="list")
 @node_command
 def list_changes(session: Session) -> None:
-    """List the node's absences, newest last."""
+    """List the absences announced on the node, its own and those of others, newest last."""
     answer = session.api.get("/v1/inactive")
     changes = answer.field("changes", list)
     if session.json:
         session.emit(answer.document(), "")
         return
-    headings = (">id", "kind", "source", "began", ">expected", ">took", "word", "outcome")
+    headings = (">id", ">node", "kind", "source", "began", ">expected", ">took", "word", "outcome")
     console().print(table(headings, [_row(change) for change in changes if isinstance(change, dict)]))
 
 
@@ -239,6 +239,7 @@ def _row(change: dict[str, Any]) -> list[object]:
     took_ms = change.get("actual_ms") if change.get("outcome") else change.get("elapsed_ms")
     return [
         change.get("change_id"),
+        change.get("member"),
         change.get("kind"),
         change.get("source"),
         _when(change.get("began")),
