@@ -117,6 +117,24 @@ class Turns(AbsencesCase):
         self.world.nodes[3].driver.absences.hold(Notice("freeze", {}, "test", False))
         self.assertEqual([record["kind"] for record in self.absences(3).documents()], ["freeze"])
 
+    def test_begun_while_the_core_is_busy(self) -> None:
+        """By somebody who hears of an event, in a step: each has its own name, and can be ended at once."""
+        driver = self.world.nodes[2].driver
+        begun: list[HeldChange] = []
+
+        def begin(event: object) -> None:
+            unsubscribe()
+            for kind in ("snapshot", "memory"):
+                begun.append(driver.absences.hold(Notice(kind, {}, "test", False)))
+            begun[0].end("cancelled")
+
+        unsubscribe = driver.events.subscribe(begin)
+        self.hold(2)
+        self.until(lambda: len(begun) == 2 and begun[1].confirmed, "the answer")
+        kinds = {record["change_id"]: (record["kind"], record["outcome"]) for record in driver.absences.documents()}
+        self.assertEqual(kinds[begun[0].change_id], ("snapshot", "cancelled"))
+        self.assertEqual(kinds[begun[1].change_id], ("memory", None))
+
     def test_new_facts(self) -> None:
         """They refine what was announced, and small changes are not worth a word."""
         held = self.world.nodes[2].driver.absences.hold(Notice("migrate_out", {}, "test", True))

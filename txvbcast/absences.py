@@ -132,7 +132,8 @@ class HeldChange:
     change_id: int | None = None
     _retry_s: float = 0.0
     _answer: Go | None = None
-    _ended: bool = False
+    _announced: bool = False
+    _outcome: str = ""
     _waiting: list[Deferred[Go]] = attrs.field(factory=list)
     _bound: Timer | None = None
     _next: Timer | None = None
@@ -151,7 +152,7 @@ class HeldChange:
     @property
     def over(self) -> bool:
         """Whether it has ended: by its source's word, or by its time."""
-        if self._ended:
+        if self._outcome:
             return True
         return self.change_id is not None and not self.absences.is_under_way(self.change_id)
 
@@ -190,7 +191,7 @@ class HeldChange:
         """It is over: ``done``, ``cancelled`` or ``failed``."""
         if self.change_id is not None and not self.over:
             self.absences.end(self.change_id, outcome)
-        self._ended = True
+        self._outcome = outcome
         self._let_go(Go(confirmed=False, unsafe="the change is over"))
 
     # --- its turn ---------------------------------------------------------------------------
@@ -203,7 +204,7 @@ class HeldChange:
 
     def _look(self) -> None:
         """Announce it, if it is its turn."""
-        if self.change_id is not None or self._answer is not None:
+        if self._announced or self._answer is not None:
             return
         now_s = self.absences.clock.seconds()
         if now_s < self._retry_s or self.absences.refusal(self.member, self.notice.expected_s):
@@ -214,6 +215,7 @@ class HeldChange:
     def _announce(self, wait_s: float) -> None:
         in_time = wait_s > 0
         notice = self.notice
+        self._announced = True
         begun = self.absences.begin(
             notice.kind,
             notice.expected_s,
@@ -222,9 +224,14 @@ class HeldChange:
             notice.source,
             wait_s if in_time else WAIT_S,
             self.member,
+            self._on_opened,
         )
-        self.change_id = self.absences.latest_id
         begun.addCallbacks(self._on_answer, self._on_stopped)
+
+    def _on_opened(self, change_id: int) -> None:
+        self.change_id = change_id
+        if self._outcome:  # it was over sooner than the core, which was busy, could name it
+            self.absences.end(change_id, self._outcome)
 
     def _on_stopped(self, failure: Failure) -> None:
         failure.trap(errors.NoQuorum)
@@ -240,7 +247,7 @@ class HeldChange:
             self._let_go(Go(change.confirmed, change.unsafe))
 
     def _take_back(self, change_id: int) -> None:
-        self.change_id = None
+        self.change_id, self._announced = None, False
         self._retry_s = self.absences.clock.seconds() + self.absences.retry_s
         if self.absences.is_under_way(change_id):
             self.absences.end(change_id, "cancelled")
@@ -248,7 +255,7 @@ class HeldChange:
 
     def _on_bound(self) -> None:
         refused = ""
-        if self.change_id is None:
+        if not self._announced:
             refused = self.absences.refusal(self.member, self.notice.expected_s)
             self._announce(0.0)
         self._let_go(Go(confirmed=False, unsafe=refused))
@@ -264,6 +271,15 @@ class HeldChange:
         for each in waiting:
             # Not in the middle of a step of the core: whoever hears it may begin the next change at once.
             self.absences.clock.callLater(0.0, each.callback, answer)
+
+
+@attrs.frozen
+class _Opening:
+    """A change that the core has not named yet, and who waits for that."""
+
+    answer: Deferred[Change]
+    wait_s: float
+    opened: Callable[[int], None]
 
 
 class Absences:
@@ -290,10 +306,9 @@ class Absences:
         self._wall_s = wall_s
         self._remember = remember
         self._tickets = itertools.count(1)
-        self._opening: dict[int, tuple[Deferred[Change], float]] = {}
+        self._opening: dict[int, _Opening] = {}
         self._records: deque[ChangeRecord] = deque(maxlen=ABSENCES_KEPT)
         self._halted = False
-        self.latest_id = 0
 
     @property
     def retry_s(self) -> float:
@@ -323,6 +338,7 @@ class Absences:
         source: str = "operator",
         wait_s: float = WAIT_S,
         member: int | None = None,
+        opened: Callable[[int], None] = lambda change_id: None,
     ) -> Deferred[Change]:
         """Announce at once that a change makes a member inactive.
 
@@ -330,6 +346,7 @@ class Absences:
         :param holdable: the change waits for the answer, so own flights are decided first.
         :param wait_s: answer unconfirmed after this long.
         :param member: this node, unless a third party speaks of another.
+        :param opened: hears the name of the change, before this returns unless the core is busy.
         :returns: fails with :class:`~txvbcast.errors.NoQuorum` if the node stops first.
         :raises ValueError: an unknown kind or member, or a time that is not positive.
         """
@@ -340,7 +357,7 @@ class Absences:
             return fail(errors.NoQuorum(_STOPPED))
         ticket = next(self._tickets)
         deferred: Deferred[Change] = Deferred()
-        self._opening[ticket] = (deferred, wait_s)
+        self._opening[ticket] = _Opening(deferred, wait_s, opened)
         facts = dict(facts or {})
         if who == self._replica.commons.me:
             self._step(inputs.ChangeBegan(ticket, kind, expected_s, facts, holdable, source))
@@ -471,7 +488,7 @@ class Absences:
 
     def on_opened(self, effect: effects.ChangeOpened) -> None:
         """A change has its name; one with ticket 0 was begun by a third party's word about this node."""
-        deferred, wait_s = self._opening.pop(effect.ticket, (None, WAIT_S))
+        opening = self._opening.pop(effect.ticket, None)
         length_s = effect.expected_s
         record = ChangeRecord(
             change_id=effect.change_id,
@@ -483,12 +500,12 @@ class Absences:
             basis=effect.basis,
             began_s=self.clock.seconds(),
             began_unix_s=self._wall_s(),
-            waiting=deferred,
         )
-        if deferred is not None:
-            record.timeout = self.clock.callLater(wait_s, self._settle, record)
         self._records.append(record)
-        self.latest_id = effect.change_id
+        if opening is not None:
+            record.waiting = opening.answer
+            record.timeout = self.clock.callLater(opening.wait_s, self._settle, record)
+            opening.opened(effect.change_id)
 
     def on_estimated(self, effect: effects.ChangeEstimated) -> None:
         """There is a new estimate, from now on."""
@@ -534,8 +551,8 @@ class Absences:
         """The node does nothing more: whoever waits hears it."""
         self._halted = True
         opening, self._opening = self._opening, {}
-        for deferred, _ in opening.values():
-            deferred.errback(errors.NoQuorum(_STOPPED))
+        for each in opening.values():
+            each.answer.errback(errors.NoQuorum(_STOPPED))
         for record in self._records:
             self._settle(record)
 
