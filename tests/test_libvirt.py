@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 from twisted.internet import reactor
@@ -496,7 +497,7 @@ class ConnectionTests(LibvirtCase):
         self.reactor.advance(BACK_OFF_S_MAX)
 
     async def test_nobody_there(self) -> None:
-        uri = f"qemu+unix:///session?socket={Path(self.mktemp()).absolute()}"
+        uri = f"qemu+unix:///session?socket={quote(str(Path(self.mktemp()).absolute()))}"
         self.listen(uri)
         problems = await self.problems(3)
         self.assertEqual(len(set(problems)), 1)
