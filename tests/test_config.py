@@ -71,7 +71,7 @@ data_dir: /var/lib/vbcast
 insecure: true
 heartbeat: {preset: wan, interval: 250ms}
 response_timeout: {normal: 2s, inactive: 10ms}
-inactivity: {margin: 2, max: 2h}
+inactivity: {margin: 2, max: 2h, at_once: 2}
 quorum: {planned_floor: 2, last_man_standing: yes}
 master: {handback: false, handback_delay: 0s}
 queue: {max_bytes: 64MiB, max_age: 1.5h}
@@ -79,7 +79,7 @@ resource_managers:
   - name: orders
     plugin: ledger
     options: {path: x, depth: 3, ratio: 0.5, strict: true, none: null, list: [1, {a: b}]}
-adapters: []
+adapters: [{plugin: qmp, kinds: [freeze], options: {socket: 'unix:/run/qmp'}}]
 estimates: {migrate_out: 5s, freeze: 250ms}
 limits: {pending: 5, payload: 64KiB, flight_bytes: 65536, flights: 2}
 """
@@ -124,7 +124,7 @@ class AcceptedTests(unittest.TestCase):
         self.assertEqual(config.data_dir, Path("/var/lib/vbcast"))
         self.assertEqual(protocol.heartbeat, HeartbeatConfig(interval_s=0.25, timeout_s=5.0))
         self.assertEqual(protocol.response_timeout, ResponseTimeoutConfig(normal_s=2.0, inactive_s=0.01))
-        self.assertEqual(protocol.inactivity, InactivityConfig(margin=2.0, max_s=7200.0))
+        self.assertEqual(protocol.inactivity, InactivityConfig(margin=2.0, max_s=7200.0, at_once=2))
         self.assertEqual(protocol.quorum, QuorumConfig(planned_floor=2, last_man_standing=True))
         self.assertEqual(protocol.master, MasterConfig(handback=False, handback_delay_s=0.0))
         self.assertEqual(protocol.limits, LimitsConfig(pending=5, payload=65536, flight_bytes=65536, flights=2))
@@ -133,6 +133,7 @@ class AcceptedTests(unittest.TestCase):
         options = {"path": "x", "depth": 3, "ratio": 0.5, "none": None, "list": [1, {"a": "b"}]}
         self.assertEqual(config.resource_managers[0].name, "orders")
         self.assertEqual(config.resource_managers[0].plugin, "ledger")
+        self.assertEqual(config.adapters, (PluginConfig("qmp", "qmp", {"socket": "unix:/run/qmp"}, ("freeze",)),))
         self.assertEqual({**options, "strict": True}, {**config.resource_managers[0].options})
 
     def test_presets(self) -> None:

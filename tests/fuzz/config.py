@@ -70,7 +70,11 @@ def written(config: Config) -> str:
         "insecure": config.insecure,
         "heartbeat": _durations(protocol.heartbeat),
         "response_timeout": _durations(protocol.response_timeout),
-        "inactivity": {"margin": protocol.inactivity.margin, "max": _duration(protocol.inactivity.max_s)},
+        "inactivity": {
+            "margin": protocol.inactivity.margin,
+            "max": _duration(protocol.inactivity.max_s),
+            "at_once": protocol.inactivity.at_once,
+        },
         "quorum": attrs.asdict(protocol.quorum),
         "master": {
             "handback": protocol.master.handback,
@@ -78,7 +82,7 @@ def written(config: Config) -> str:
         },
         "queue": {"max_bytes": config.queue.max_bytes, "max_age": _duration(config.queue.max_age_s)},
         "resource_managers": [_plugin(plugin) for plugin in config.resource_managers],
-        "adapters": [],
+        "adapters": [_adapter(plugin) for plugin in config.adapters],
         "estimates": {kind: _duration(estimate_s) for kind, estimate_s in protocol.estimates_s.items()},
         "limits": attrs.asdict(protocol.limits),
     }
@@ -96,6 +100,10 @@ def _duration(duration_s: float) -> str:
 
 def _plugin(plugin: PluginConfig) -> dict[str, object]:
     return {"name": plugin.name, "plugin": plugin.plugin, "options": dict(plugin.options)}
+
+
+def _adapter(plugin: PluginConfig) -> dict[str, object]:
+    return {"plugin": plugin.plugin, "kinds": list(plugin.kinds), "options": dict(plugin.options)}
 
 
 def check_config(config: Config) -> None:
