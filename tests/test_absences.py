@@ -162,7 +162,7 @@ class Turns(AbsencesCase):
         self.world.run(0.2)
         driver.halt()
         late = driver.absences.hold(Notice("freeze", {}, "test", False))
-        self.world.run(11.0)
+        self.world.run(0.1)  # and not only at its bound
         self.assertEqual(self.heard[3].confirmed, False)
         self.assertEqual(self.successResultOf(late.go), Go(confirmed=False, unsafe="this node has stopped"))
 

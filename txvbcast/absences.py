@@ -235,7 +235,7 @@ class HeldChange:
 
     def _on_stopped(self, failure: Failure) -> None:
         failure.trap(errors.NoQuorum)
-        self._let_go(Go(confirmed=False, unsafe=_STOPPED))
+        self.stop()
 
     def _on_answer(self, change: Change) -> None:
         if self._answer is not None or change.change_id != self.change_id:
@@ -260,10 +260,15 @@ class HeldChange:
             self._announce(0.0)
         self._let_go(Go(confirmed=False, unsafe=refused))
 
+    def stop(self) -> None:
+        """The node does nothing more: nobody waits any longer."""
+        self._let_go(Go(confirmed=False, unsafe=_STOPPED))
+
     def _let_go(self, answer: Go) -> None:
         if self._answer is not None:
             return
         self._answer = answer
+        self.absences.held.remove(self)
         self._unsubscribe()
         _cancel(self._bound)
         _cancel(self._next)
@@ -288,6 +293,7 @@ class Absences:
     :param step: hands an input to the core.
     :param remember: keeps the record of a change that has ended.
     :param wall_s: seconds of the wall clock, for people.
+    :ivar held: changes whose platforms still wait to be let go.
     """
 
     def __init__(
@@ -306,6 +312,7 @@ class Absences:
         self._wall_s = wall_s
         self._remember = remember
         self._tickets = itertools.count(1)
+        self.held: list[HeldChange] = []
         self._opening: dict[int, _Opening] = {}
         self._records: deque[ChangeRecord] = deque(maxlen=ABSENCES_KEPT)
         self._halted = False
@@ -326,6 +333,7 @@ class Absences:
         hold_s = WAIT_S if notice.hold_s is None else notice.hold_s
         bound_s = self.clock.seconds() + _at_least_0(hold_s)
         held = HeldChange(self, notice, dict(notice.facts), self._known_member(notice.member), bound_s)
+        self.held.append(held)
         held.start()
         return held
 
@@ -550,6 +558,8 @@ class Absences:
     def halt(self) -> None:
         """The node does nothing more: whoever waits hears it."""
         self._halted = True
+        for held in tuple(self.held):
+            held.stop()
         opening, self._opening = self._opening, {}
         for each in opening.values():
             each.answer.errback(errors.NoQuorum(_STOPPED))

@@ -36,7 +36,6 @@ class Word:
     change_id: int
     member: int
     key: tuple[int, int]
-    kind: str
     overdue_s: float
     answered: bool = False
 
@@ -69,7 +68,7 @@ class ThirdParty:
             self.commons.out.append(ChangeAnswered(change_id, False, reason))
             self.commons.out.append(ChangeClosed(change_id, "failed"))
             return
-        word = Word(change_id, event.member, self._next_key(event.member), event.kind, overdue_s)
+        word = Word(change_id, event.member, self._next_key(event.member), overdue_s)
         self.words[change_id] = word
         message = Inactive(
             member=event.member,
