@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import time
 import typing
+from typing import Any
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from tests.wire_samples import framed
 from txvbcast.errors import LocalProtocolError, RemoteProtocolError, StoreError
 from txvbcast.wire import codec, items
 from txvbcast.wire import messages as m
+from txvbcast.wire.client_messages import CLIENT_OPCODES
 from txvbcast.wire.codec import CorruptEntry, FrameDecoder, decode_entry, encode_entry, encode_frame
 from txvbcast.wire.limits import DETAIL_CHARS_MAX, FRAME_BYTES_MAX
 
@@ -108,7 +110,7 @@ class FeedTests(unittest.TestCase):
 class MalformedTests(unittest.TestCase):
     """Every way in which a frame can be wrong, and what is said about it."""
 
-    def refused(self, data: bytes, *words: str, decoder: FrameDecoder | None = None) -> str:
+    def refused(self, data: bytes, *words: str, decoder: FrameDecoder[Any] | None = None) -> str:
         """Feed ``data``; the error holds ``words``; the decoder keeps nothing and stays failed."""
         decoder = decoder or FrameDecoder()
         with self.assertRaises(RemoteProtocolError) as caught:
@@ -161,8 +163,16 @@ class MalformedTests(unittest.TestCase):
 
     def test_type(self) -> None:
         """A type that nobody knows, before its body is there."""
-        for number in set(range(256)) - set(m.OPCODES):
+        for number in set(range(256)) - set(m.OPCODES) - set(CLIENT_OPCODES):
             self.refused(framed(b"\x80", number=number)[:12], f"unknown type {number}")
+
+    def test_other_family(self) -> None:
+        """What belongs to another port is named, with both ports, before its body is there."""
+        for family, other in ((codec.PEERS, codec.CLIENTS), (codec.CLIENTS, codec.PEERS)):
+            for number, cls in other.classes.items():
+                decoder: FrameDecoder[Any] = FrameDecoder(family=family)
+                said = f"type {number} ({cls.__name__}) belongs to {other.port}, and one of {family.port} was expected"
+                self.refused(framed(b"\x80", number=number)[:12], said, decoder=decoder)
 
     def test_flags(self) -> None:
         """Flags, before the body is there."""

@@ -12,6 +12,7 @@ from txvbcast import validation, yamlreader
 from txvbcast.errors import RemoteProtocolError
 from txvbcast.net import link
 from txvbcast.wire import bodies, codec, datagram
+from txvbcast.wire.bodies import Family
 from txvbcast.wire.messages import Claim, HeartbeatReply, Message, Probe
 
 
@@ -34,7 +35,7 @@ def _replace(owner: Any, name: str, other: object) -> None:
 def _replace_decode(after: Callable[[Message], Message]) -> None:
     """What comes out of a body goes through ``after`` too."""
     decode = bodies.decode_message
-    _replace(bodies, "decode_message", lambda number, body: after(decode(number, body)))
+    _replace(bodies, "decode_message", lambda family, number, body: after(decode(family, number, body)))
 
 
 # --- frames ------------------------------------------------------------------------------
@@ -43,7 +44,7 @@ def _replace_decode(after: Callable[[Message], Message]) -> None:
 def _length_unchecked() -> None:
     """The decoder waits for whatever length a header claims."""
     init = codec.FrameDecoder.__init__
-    _replace(codec.FrameDecoder, "__init__", lambda decoder: init(decoder, 2**32 - 1))
+    _replace(codec.FrameDecoder, "__init__", lambda decoder, **options: init(decoder, 2**32 - 1, **options))
 
 
 def _frame_leaks() -> None:
@@ -109,11 +110,11 @@ def _trailing_ignored() -> None:
     """What follows the body is not looked at."""
     decode = bodies.decode_message
 
-    def lax(number: int, body: bytes | bytearray) -> Message:
+    def lax(family: Family[Message], number: int, body: bytes | bytearray) -> Message:
         try:
-            return decode(number, body)
+            return decode(family, number, body)
         except RemoteProtocolError:
-            return decode(number, body[:-1])
+            return decode(family, number, body[:-1])
 
     _replace(bodies, "decode_message", lax)
 

@@ -76,7 +76,7 @@ class SimLink:
     up: bool = False
     unaware: int = 0
     last_arrival_s: dict[int, float] = attrs.field(factory=dict)
-    decoders: dict[int, FrameDecoder] = attrs.field(factory=dict)
+    decoders: dict[int, FrameDecoder[Message]] = attrs.field(factory=dict)
 
 
 class SimNetwork:

@@ -7,24 +7,67 @@ refused; a field that the class does not know is skipped, so that later versions
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, Final, Generic, TypeVar
 
+import attrs
 import msgspec
 
 from txvbcast.errors import LocalProtocolError, RemoteProtocolError
+from txvbcast.wire.client_messages import CLIENT_OPCODES, ClientMessage
 from txvbcast.wire.limits import DETAIL_CHARS_MAX
 from txvbcast.wire.messages import OPCODES, Entry, Message
 
 T = TypeVar("T")
+M = TypeVar("M", Message, ClientMessage)
 
 _encoder = msgspec.msgpack.Encoder(order="sorted")
-_type_numbers: dict[type[Message], int] = {cls: number for number, cls in OPCODES.items()}
-_decoders: dict[int, msgspec.msgpack.Decoder[Message]] = {
-    number: msgspec.msgpack.Decoder(cls) for number, cls in OPCODES.items()
+
+
+def _decoders_of(family: Family[M]) -> dict[int, msgspec.msgpack.Decoder[M]]:
+    return {number: msgspec.msgpack.Decoder(cls) for number, cls in family.classes.items()}
+
+
+@attrs.frozen(eq=False)
+class Family(Generic[M]):
+    """The messages that may come over one kind of connection; no two families have a type number in common.
+
+    :ivar port: who listens for them, and under which key of the configuration, in words.
+    :ivar classes: the message class of each type number.
+    """
+
+    port: str
+    classes: dict[int, type[M]]
+    decoders: dict[int, msgspec.msgpack.Decoder[M]] = attrs.field(
+        init=False, default=attrs.Factory(_decoders_of, takes_self=True)
+    )
+
+
+PEERS: Final[Family[Message]] = Family("the port for nodes (listen.peer)", OPCODES)
+CLIENTS: Final[Family[ClientMessage]] = Family("the port for clients (listen.client)", CLIENT_OPCODES)
+
+_type_numbers: dict[type, int] = {
+    **{cls: number for number, cls in OPCODES.items()},
+    **{cls: number for number, cls in CLIENT_OPCODES.items()},
 }
 
 
-def type_number(message: Message) -> int:
+def check_number(number: int, family: Family[Any]) -> None:
+    """Refuse a type number that is not of ``family``.
+
+    :raises RemoteProtocolError: the text says so, and of which other family it is.
+    """
+    if number in family.classes:
+        return
+    for other in (PEERS, CLIENTS):
+        if number in other.classes:
+            raise RemoteProtocolError(
+                f"a frame of type {number} ({other.classes[number].__name__}) belongs to {other.port}, and one of "
+                f"{family.port} was expected: correct the address that was dialled"
+            )
+    raise RemoteProtocolError(f"a frame has the unknown type {number}")
+
+
+def type_number(message: Message | ClientMessage) -> int:
     """The number that stands for the class of ``message``.
 
     :raises LocalProtocolError: it is no message.
@@ -35,7 +78,7 @@ def type_number(message: Message) -> int:
     return number
 
 
-def encode(value: Message | Entry) -> bytes:
+def encode(value: Message | ClientMessage | Entry) -> bytes:
     """The body of ``value``: the same value always gives the same bytes.
 
     :raises LocalProtocolError: a field holds what MessagePack cannot carry.
@@ -57,12 +100,12 @@ def decode(decoder: msgspec.msgpack.Decoder[T], body: bytes | bytearray, name: s
         raise RemoteProtocolError(f"the body is no {name}: {_clipped(error)}") from error
 
 
-def decode_message(number: int, body: bytes | bytearray) -> Message:
-    """The message of type ``number``, which must be known, in ``body``.
+def decode_message(family: Family[M], number: int, body: bytes | bytearray) -> M:
+    """The message of type ``number``, which must be of ``family``, in ``body``.
 
     :raises RemoteProtocolError: the body does not fit that type.
     """
-    return decode(_decoders[number], body, OPCODES[number].__name__)
+    return decode(family.decoders[number], body, family.classes[number].__name__)
 
 
 def _clipped(error: Exception) -> str:

@@ -8,14 +8,21 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final, Generic, overload
 
 import msgspec
 
 from txvbcast.errors import LocalProtocolError, RemoteProtocolError, StoreError
 from txvbcast.wire import bodies
+from txvbcast.wire.bodies import CLIENTS, PEERS, Family, M
+from txvbcast.wire.client_messages import ClientMessage
 from txvbcast.wire.limits import FRAME_BYTES_MAX, VERSION
-from txvbcast.wire.messages import OPCODES, Entry, Message
+from txvbcast.wire.messages import Entry, Message
+
+__all__ = (
+    "CLIENTS", "ENTRY_VERSION", "HEADER_BYTES", "PEERS", "CorruptEntry", "Family", "FrameDecoder",
+    "decode_entry", "encode_entry", "encode_frame",
+)  # fmt: skip
 
 _LENGTH = struct.Struct("!I")
 _CHECKED = struct.Struct("!IBBH")  # the part of the header that the checksum covers: length, version, type, flags
@@ -31,10 +38,11 @@ class CorruptEntry(StoreError):
     """The bytes of a stored log entry are not those that were written."""
 
 
-def encode_frame(message: Message, frame_bytes_max: int = FRAME_BYTES_MAX) -> bytes:
+def encode_frame(message: Message | ClientMessage, frame_bytes_max: int = FRAME_BYTES_MAX) -> bytes:
     """The frame that carries ``message``.
 
-    :param frame_bytes_max: the longest body that the peer reads.
+    :param message: of any family; its class tells the type number.
+    :param frame_bytes_max: the longest body that the other side reads.
     :raises LocalProtocolError: it is no message, or its body is too long.
     """
     number = bodies.type_number(message)
@@ -47,18 +55,26 @@ def encode_frame(message: Message, frame_bytes_max: int = FRAME_BYTES_MAX) -> by
     return checked + _CHECKSUM.pack(zlib.crc32(body, zlib.crc32(checked))) + body
 
 
-class FrameDecoder:
-    """Finds the messages in what arrives over one link, in pieces of any size.
+class FrameDecoder(Generic[M]):
+    """Finds the messages in what arrives over one connection, in pieces of any size.
 
     The length of a frame is checked as soon as its four bytes are there, version, type
     and flags with the rest of the header: nothing of a body that will be refused is waited for.  The
     cost is linear in the bytes fed, however they are cut.
 
     :param frame_bytes_max: the longest body that is read.
+    :param family: the messages that may come; by default those of the nodes to each other.
     """
 
-    def __init__(self, frame_bytes_max: int = FRAME_BYTES_MAX) -> None:
+    @overload
+    def __init__(self: FrameDecoder[Message], frame_bytes_max: int = ...) -> None: ...
+
+    @overload
+    def __init__(self, frame_bytes_max: int = ..., *, family: Family[M]) -> None: ...
+
+    def __init__(self, frame_bytes_max: int = FRAME_BYTES_MAX, *, family: Family[Any] = PEERS) -> None:
         self._frame_bytes_max = frame_bytes_max
+        self._family: Family[M] = family
         self._buffer = bytearray()
         self._start = 0  # of the frame that comes next; what lies before it is done with
         self._failure: str | None = None
@@ -68,7 +84,7 @@ class FrameDecoder:
         """How much has been fed and not come out as a message yet; 0 between two frames."""
         return len(self._buffer) - self._start
 
-    def feed(self, data: bytes) -> Iterator[Message]:
+    def feed(self, data: bytes) -> Iterator[M]:
         """Take in ``data``; iterate to get the messages that are now complete.
 
         Each message is decoded when it is asked for, so those before a malformed frame
@@ -84,11 +100,11 @@ class FrameDecoder:
         self._buffer += data
         return self._messages()
 
-    def _messages(self) -> Iterator[Message]:
+    def _messages(self) -> Iterator[M]:
         while (message := self._next()) is not None:
             yield message
 
-    def _next(self) -> Message | None:
+    def _next(self) -> M | None:
         try:
             return self._read_frame()
         except RemoteProtocolError as error:
@@ -97,7 +113,7 @@ class FrameDecoder:
             self._start = 0
             raise
 
-    def _read_frame(self) -> Message | None:
+    def _read_frame(self) -> M | None:
         buffer, start = self._buffer, self._start
         if len(buffer) < start + _LENGTH.size:
             return None
@@ -110,7 +126,7 @@ class FrameDecoder:
         if len(buffer) < body_start:
             return None
         _, version, number, flags = _CHECKED.unpack_from(buffer, start)
-        _check_header(version, number, flags)
+        self._check_header(version, number, flags)
         end = body_start + length
         if len(buffer) < end:
             return None
@@ -119,16 +135,14 @@ class FrameDecoder:
         if checksum != zlib.crc32(body, zlib.crc32(buffer[start : start + _CHECKED.size])):
             raise RemoteProtocolError(f"a frame of type {number} was damaged on its way: its CRC-32 does not match")
         self._start = end
-        return bodies.decode_message(number, body)
+        return bodies.decode_message(self._family, number, body)
 
-
-def _check_header(version: int, number: int, flags: int) -> None:
-    if version != VERSION:
-        raise RemoteProtocolError(f"a frame has wire version {version}, this node reads version {VERSION}")
-    if number not in OPCODES:
-        raise RemoteProtocolError(f"a frame has the unknown type {number}")
-    if flags != 0:
-        raise RemoteProtocolError(f"a frame of type {number} has flags {flags:#06x} where none are known")
+    def _check_header(self, version: int, number: int, flags: int) -> None:
+        if version != VERSION:
+            raise RemoteProtocolError(f"a frame has wire version {version}, this program reads version {VERSION}")
+        bodies.check_number(number, self._family)
+        if flags != 0:
+            raise RemoteProtocolError(f"a frame of type {number} has flags {flags:#06x} where none are known")
 
 
 def encode_entry(entry: Entry) -> bytes:

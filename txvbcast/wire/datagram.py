@@ -58,7 +58,7 @@ def decode_datagram(data: bytes, cluster_id: str) -> tuple[int, Message]:
     if magic != MAGIC:
         raise RemoteProtocolError("a datagram is not of this protocol: it does not begin with VB")
     if version != VERSION:
-        raise RemoteProtocolError(f"a datagram has wire version {version}, this node reads version {VERSION}")
+        raise RemoteProtocolError(f"a datagram has wire version {version}, this program reads version {VERSION}")
     (checksum,) = _CHECKSUM.unpack_from(data, _LEAD.size)
     if checksum != zlib.crc32(data[_CLUSTER_START:], zlib.crc32(data[: _LEAD.size])):
         raise RemoteProtocolError("a datagram was damaged on its way: its CRC-32 does not match")
@@ -68,7 +68,7 @@ def decode_datagram(data: bytes, cluster_id: str) -> tuple[int, Message]:
         raise RemoteProtocolError(f"a datagram of node {sender} has type {number}, which may not travel so")
     if sender < NODE_ID.low:
         raise RemoteProtocolError(f"a datagram names node {sender} as its sender")
-    return sender, bodies.decode_message(number, data[HEADER_BYTES:])
+    return sender, bodies.decode_message(bodies.PEERS, number, data[HEADER_BYTES:])
 
 
 def _check_size(size: int) -> None:

@@ -87,7 +87,9 @@ class EachInRange:
     def __call__(
         self, instance: object, attribute: attrs.Attribute[tuple[int, ...] | None], value: tuple[int, ...] | None
     ) -> None:
-        for place, number in enumerate(value or ()):
+        if not value or self.element.low <= min(value) <= max(value) <= self.element.high:
+            return
+        for place, number in enumerate(value):
             self.element.check(f"{attribute.name}[{place}]", number)
 
 
