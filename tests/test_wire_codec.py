@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 import time
 import typing
-from typing import Any
 import zlib
 from collections.abc import Callable
 from typing import Any
