@@ -12,7 +12,7 @@ from typing import Final, Union
 
 import attrs
 
-from txvbcast.wire.messages import COUNT, COUNTS, NODE_ID, POSITIVE, Mode
+from txvbcast.wire.messages import COUNT, COUNTS, NODE_ID, POSITIVE, U64_MAX, Mode
 
 
 class FailureKind(enum.Enum):
@@ -130,6 +130,18 @@ class Submit:
     done: int = attrs.field(validator=COUNT)
     payloads: tuple[bytes, ...]
     request_ids: tuple[str, ...] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.request_ids is not None:
+            if len(self.request_ids) != len(self.payloads):
+                raise ValueError(
+                    f"request_ids must name each payload: {len(self.request_ids)} for {len(self.payloads)}"
+                )
+        elif not self.done < self.first <= U64_MAX - len(self.payloads):
+            raise ValueError(
+                f"first must be above done and at most 2^63-1 less the {len(self.payloads)} payloads, "
+                f"got first {self.first}, done {self.done}"
+            )
 
 
 @attrs.frozen
@@ -266,7 +278,10 @@ class Status:
 
 @attrs.frozen
 class Follow:
-    """The node's events from now on, or from the first one behind ``after`` that is still kept."""
+    """The node's events from now on, or from the first one behind ``after`` that is still kept.
+
+    The ids are the node's own, and begin anew when it is started.
+    """
 
     query: int = attrs.field(validator=POSITIVE)
     after: int | None = None
@@ -274,7 +289,7 @@ class Follow:
 
 @attrs.frozen
 class Unfollow:
-    """No more of that."""
+    """No more events for that query."""
 
     query: int = attrs.field(validator=POSITIVE)
 
@@ -297,7 +312,8 @@ class QueryFailed:
     reason: str
 
 
-ToNode = Union[ClientHello, Submit, GetKeys, ListKeys, AskOutcome, AskStatus, Follow, Unfollow, Ping]
+Query = GetKeys | ListKeys | AskOutcome | AskStatus | Follow
+ToNode = Union[ClientHello, Submit, Query, Unfollow, Ping]
 ToClient = Union[
     Welcome, Refused, Leaving, Pong, Committed, Failed, Values, Items, Outcome, Status, Event, QueryFailed
 ]  # fmt: skip
