@@ -213,6 +213,13 @@ class UsageTests(CommandCase):
             (("--seeds", "1-2", "--svg", self.mktemp()), "--svg goes with --seed only"),
             (("--seeds", "1-2", "--from", "3"), "--from goes with --seed only"),
             (("--seed", "1", "--to", "3"), "say what --svg FILE draws"),
+            (("--seed", "1", "--timeout", "1s"), "--timeout goes with --noise only"),
+            (("--seeds", "1-2", "--noise", "1h"), "Say which runs"),
+            (("--noise", "1h", "--seed", "1", "--svg", self.mktemp()), "--svg goes with --seed only"),
+            (("--noise", "1h", "--soak"), "--soak and --events go with --seed or --seeds"),
+            (("--noise", "60"), "'60' has no unit: write 60s or 60ms"),
+            (("--noise", "0s"), "'0s' is no time at all"),
+            (("--noise", "1h", "--nodes", "1"), "1 is not in the range 2<=x<=101"),
             (("--seed", "1", "--svg", self.mktemp(), "--from", "3", "--to", "3"), "--from 3 must be before --to 3"),
             (("--seed", "1", "--svg", "/nonexistent/a.svg"), "/nonexistent/a.svg"),
         ):

@@ -1,4 +1,4 @@
-"""``python -m txvbcast.sim``: random runs of a simulated cluster, one to look at or many to find one."""
+"""``python -m txvbcast.sim``: random runs of a simulated cluster, one to look at, many to find one, or a noisy one."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ import attrs
 import click
 from twisted.logger import globalLogBeginner
 
+from txvbcast.config import HeartbeatConfig
 from txvbcast.sim import campaign
 from txvbcast.sim.campaign import CampaignResult, Result
 from txvbcast.sim.diagram import draw
+from txvbcast.sim.noise import Noise, NoiseResult, NoisyCluster
 from txvbcast.sim.options import Options
 from txvbcast.sim.progress import Progress, rate_of
 from txvbcast.sim.trace import Trace
+from txvbcast.units import format_duration, parse_duration
 
 #: So many events before a violation are told, unless ``--events`` says otherwise.
 EVENTS_TOLD = 60
+#: So many false alarms are told: the first ones.
+ALARMS_TOLD = 20
 #: A failing run is traced for so long before its end, in virtual seconds; events and diagram come from there.
 TRACED_S = 20.0
 #: How much of a run is drawn, unless ``--from`` and ``--to`` say otherwise, in virtual seconds.
@@ -41,6 +46,24 @@ class Seeds(click.ParamType[range]):
         if found is None or int(found[1]) > int(found[2]):
             self.fail(f"{value!r} is no range of seeds; write it like 1-1000, the lower one first", param, ctx)
         return range(int(found[1]), int(found[2]) + 1)
+
+
+class Duration(click.ParamType[float]):
+    """``800ms``, ``1h``: seconds."""
+
+    name = "duration"
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The seconds, more than none."""
+        if isinstance(value, float):
+            return value
+        try:
+            duration_s = parse_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if duration_s == 0.0:
+            self.fail(f"{value!r} is no time at all", param, ctx)
+        return duration_s
 
 
 @attrs.frozen
@@ -86,6 +109,21 @@ class Window:
     help="Draw up to this virtual time; default: the violation.",
 )  # fmt: skip
 @click.option("--heartbeats", is_flag=True, help="Draw heartbeats, too.")
+@click.option(
+    "--noise", "noise_s", type=Duration(), metavar="DURATION",
+    help="Run a healthy cluster whose nodes are all scheduled badly, and look for false alarms.",
+)  # fmt: skip
+@click.option(
+    "--nodes", type=click.IntRange(2, 101), metavar="N", default=3, show_default=True, help="Of the noisy cluster."
+)
+@click.option(
+    "--timeout", "timeout_s", type=Duration(), metavar="DURATION", default="800ms", show_default=True,
+    help="The noisy cluster's heartbeat timeout.",
+)  # fmt: skip
+@click.option(
+    "--worst-stall", "stall_s", type=Duration(), metavar="DURATION", default="500ms", show_default=True,
+    help="The longest time for which a noisy node does not run.",
+)  # fmt: skip
 @click.pass_context
 def main(
     context: click.Context,
@@ -101,12 +139,20 @@ def main(
     from_s: float | None,
     to_s: float | None,
     heartbeats: bool,
+    noise_s: float | None,
+    nodes: int,
+    timeout_s: float,
+    stall_s: float,
 ) -> None:
     """Run simulated clusters under faults that are drawn from seeds, and check that what must hold does.
 
     The exit status is 0 if it does, 1 if not, 2 for wrong usage, and 130 after Ctrl-C.
     """
     _check_usage(context)
+    if noise_s is not None:
+        heartbeat, noise = HeartbeatConfig(timeout_s=timeout_s), Noise(stall_worst_s=stall_s)
+        cluster = NoisyCluster(1 if seed is None else seed, nodes, heartbeat, noise)
+        context.exit(report_noise(cluster.run(noise_s), timeout_s))
     if seed is not None:
         drawing = Drawing(svg, Window(from_s, to_s), heartbeats) if svg is not None else None
         context.exit(replay(seed, soak, events, drawing))
@@ -120,19 +166,26 @@ def main(
 _BELONGS = {
     "seed": ("svg", "from_s", "to_s", "heartbeats"),
     "seeds": ("jobs", "failures", "keep_going", "marks"),
+    "noise_s": ("nodes", "timeout_s", "stall_s"),
 }
 
 
 def _check_usage(context: click.Context) -> None:
+    option_of = {parameter.name: parameter.opts[0] for parameter in context.command.params}
     given = {
         name for name in context.params if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
-    if len(given & {"seed", "seeds"}) != 1:
-        raise click.UsageError("Say which runs: --seed N for one, --seeds A-B for many.")
+    ways = given & set(_BELONGS)
+    if "noise_s" in ways:
+        ways -= {"seed"}  # the seed of the noise
+    if len(ways) != 1:
+        raise click.UsageError("Say which runs: --seed N for one, --seeds A-B for many, --noise 1h for a noisy one.")
     for way, names in _BELONGS.items():
-        wrong = [name for name in names if name in given and way not in given]
+        wrong = [name for name in names if name in given and way not in ways]
         if wrong:
-            raise click.UsageError(f"--{wrong[0].removesuffix('_s').replace('_', '-')} goes with --{way} only.")
+            raise click.UsageError(f"{option_of[wrong[0]]} goes with {option_of[way]} only.")
+    if "noise_s" in ways and given & {"soak", "events"}:
+        raise click.UsageError("--soak and --events go with --seed or --seeds, not with --noise.")
     if "svg" not in given and given & {"from_s", "to_s", "heartbeats"}:
         raise click.UsageError("--from, --to and --heartbeats say what --svg FILE draws.")
     from_s, to_s = context.params["from_s"], context.params["to_s"]
@@ -248,6 +301,35 @@ def summary_lines(done: CampaignResult) -> Iterator[str]:
             "faults": _counts(done.total(lambda result: result.faults)),
             "standings": _counts(done.total(lambda result: result.standings)),
             "epochs": str(sum(result.epochs for result in done.results)),
+        }
+    )
+
+
+# --- a noisy run ----------------------------------------------------------------------------
+
+
+def report_noise(result: NoiseResult, timeout_s: float) -> int:
+    """Tell of a noisy run; the exit status."""
+    _say("what happened", noise_lines(result, timeout_s))
+    if not result.alarms:
+        click.echo("\nNo false alarm.")
+        return 0
+    _say("false alarms", [f"{at_s:12.6f}  {text}" for at_s, text in result.alarms[:ALARMS_TOLD]])
+    click.echo(f"\n{len(result.alarms)} false alarms.")
+    return 1
+
+
+def noise_lines(result: NoiseResult, timeout_s: float) -> Iterator[str]:
+    """What a noisy run came to."""
+    stalls = ", ".join(f">= {step_ms} ms {count}" for step_ms, count in result.stalls.items())
+    yield from _columns(
+        {
+            "virtual time": f"{format_duration(result.virtual_s)}, {result.cpu_s:.1f} s of CPU time",
+            "transactions": _counts(result.outcomes),
+            "stalls": f"{stalls}; {result.stalled:.1%} of the time",
+            "longest silence": f"{result.longest_silence_s * 1000:.0f} ms, the timeout is {format_duration(timeout_s)}",
+            "nearest to an alarm": f"{result.nearest:.0%} of the patience at that moment",
+            "trace hash": result.trace_hash,
         }
     )
 

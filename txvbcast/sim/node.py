@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from txvbcast.applications import Applications
+from txvbcast.applications import Applications, Performed
 from txvbcast.core.effects import Effect
 from txvbcast.core.inputs import Input
 from txvbcast.driver import Driver
-from txvbcast.errors import Committed
 from txvbcast.interfaces import IResourceManager
 from txvbcast.sim.checks import Violation
 from txvbcast.sim.clock import NodeClock
@@ -33,7 +32,7 @@ class WatchedApplications(Applications):
         super().__init__(managers)
         self._watch = watch
 
-    def apply(self, entry: Entry, dead: bool) -> list[Committed]:
+    def apply(self, entry: Entry, dead: bool) -> Performed:
         """Be seen, then perform."""
         self._watch(entry, dead)
         return super().apply(entry, dead)
@@ -43,6 +42,7 @@ class SimNode:
     """One life of a node.
 
     :ivar frozen: the process is stopped and will go on; running: it was not killed.
+    :ivar deaf: its timers run, and what comes in waits.
     :ivar sends_left: the process dies before it has sent so many messages more; None for never.
     """
 
@@ -51,6 +51,7 @@ class SimNode:
         self.node_id = node_id
         self.disk = disk
         self.frozen = False
+        self.deaf = False
         self.running = True
         self.sends_left: int | None = None
         self._inbox: list[tuple[bool, Callable[..., None], tuple[Any, ...]]] = []
@@ -154,7 +155,7 @@ class SimNode:
     def _take(self, datagram: bool, handle: Callable[..., None], args: tuple[Any, ...]) -> None:
         if not self.running:
             return
-        if self.frozen:
+        if self.frozen or self.deaf:
             self._inbox.append((datagram, handle, args))
         else:
             handle(*args)
@@ -184,6 +185,20 @@ class SimNode:
         self.frozen = False
         self.world.tell("on_thaw", self)
         self.clock.thaw(clock_stood)
+        self._read()
+
+    def deafen(self) -> None:
+        """What comes in has to wait, as in a process whose timers leave it no time to read."""
+        self.deaf = True
+
+    def listen(self) -> None:
+        """What has come in is read."""
+        self.deaf = False
+        self._read()
+
+    def _read(self) -> None:
+        if self.frozen or self.deaf:
+            return
         inbox, self._inbox = self._inbox, []
         for _, handle, args in inbox:
             if self.running:
