@@ -16,7 +16,7 @@ import attrs
 
 from tests.http_connection import Connection
 from txvbcast.cli.failures import TYPE_PREFIX
-from txvbcast.managers.kv import put_payload
+from txvbcast.wire.kv import put_payload
 
 #: How long a node may think about one transaction before it has to say something.
 TIMEOUT_S = 5.0

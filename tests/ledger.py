@@ -8,7 +8,7 @@ from typing import Any
 from zope.interface import implementer
 
 from txvbcast.interfaces import IResourceManager, Tx
-from txvbcast.wire.items import Transaction, pack
+from txvbcast.wire.items import Request, Transaction, pack
 
 Answer = Any  # what prepare may give back, and what it should not
 
@@ -56,4 +56,4 @@ class Ledger:
 
 def item(payload: bytes, request_id: str | None = None, rm: str = "ledger") -> bytes:
     """A transaction."""
-    return pack(Transaction(rm, payload, request_id))
+    return pack(Transaction(rm, payload, Request.parse(request_id) if request_id is not None else None))

@@ -427,9 +427,8 @@ def aborted_after_decide() -> Iterator[None]:
     def impatient(self: Submissions) -> None:
         for flight in self.under_way.values():
             core = flight.core
-            if core.phase == "decided" and core.tickets and self.commons.now_s >= core.deadline_s:
-                self.commons.out.append(ReplyAborted(tuple(core.tickets.values()), "too late"))
-                core.tickets = {}
+            if core.phase == "decided" and core.unanswered and self.commons.now_s >= core.deadline_s:
+                self.commons.out.append(ReplyAborted(core.take_shares(), "too late"))
         on_tick(self)
 
     with replaced(Submissions, "on_tick", impatient):

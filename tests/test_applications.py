@@ -15,8 +15,8 @@ from zope.interface.verify import verifyObject
 
 from tests.core_samples import entry, examples, flight, standing
 from tests.ledger import Ledger, item
-from txvbcast import applications as applications_module
-from txvbcast.applications import Applications
+from txvbcast import requests as requests_module
+from txvbcast.applications import Applications, Performed
 from txvbcast.core.ordering import accepted_part
 from txvbcast.errors import Committed
 from txvbcast.interfaces import IResourceManager, Refused, Tx
@@ -44,7 +44,9 @@ class ApplicationsCase(unittest.TestCase):
         self, what: Flight, seq: int = 1, accepted: tuple[int, ...] | None = None, dead: bool = False
     ) -> list[Any]:
         """The log has decided; the results."""
-        return self.applications.apply(Entry(seq, 1, flight=accepted_part(what, accepted)), dead)
+        performed = self.applications.apply(Entry(seq, 1, flight=accepted_part(what, accepted)), dead)
+        committed = [Committed(seq, index, result) for index, result in enumerate(performed.results)]
+        return [performed.repeats.get(index, each) for index, each in enumerate(committed)]
 
     def heard(self) -> list[tuple[str, bytes]]:
         """What the manager was told since the last look."""
@@ -184,7 +186,7 @@ class Settling(ApplicationsCase):
 
     def test_standing(self) -> None:
         """Concerns no manager."""
-        self.assertEqual(self.applications.apply(entry(1, standing(2, Standing.FAILED)), False), [])
+        self.assertEqual(self.applications.apply(entry(1, standing(2, Standing.FAILED)), False), Performed())
         self.assertEqual(self.heard(), [])
 
     def test_yes_after_release(self) -> None:
@@ -321,19 +323,20 @@ class Repeats(ApplicationsCase):
         self.assertEqual(self.apply(asked(item(b"a", "r1"), number=2), 5), [Committed(5, 0, b"did a")])
 
     def test_window(self) -> None:
-        """The latest ones are remembered, by when they were performed, not by when they were repeated."""
-        self.patch(applications_module, "REQUEST_WINDOW", 3)
+        """The latest ones are remembered, by when they were asked last."""
+        self.patch(requests_module, "ANSWERS_MAX", 3)
         for number, name in enumerate(("r1", "r2", "r3", "r1"), 1):
             self.apply(asked(item(b"a", name), number=number), number)
         self.assertEqual([self.applications.outcome(f"r{k}") is None for k in (1, 2, 3)], [False] * 3)
         self.apply(asked(item(b"a", "r4"), number=5), 5)
-        self.assertEqual([self.applications.outcome(f"r{k}") is None for k in (1, 2, 3, 4)], [True] + [False] * 3)
+        forgotten = [self.applications.outcome(f"r{k}") is None for k in (1, 2, 3, 4)]
+        self.assertEqual(forgotten, [False, True, False, False])
         self.heard()
-        self.assertEqual(self.apply(asked(item(b"a", "r1"), number=6), 6), [Committed(6, 0, b"did a")])
+        self.assertEqual(self.apply(asked(item(b"a", "r2"), number=6), 6), [Committed(6, 0, b"did a")])
 
     def test_window_is_full_in_the_middle_of_an_entry(self) -> None:
         """A repeat of the oldest stays one: it is not both aborted and performed."""
-        self.patch(applications_module, "REQUEST_WINDOW", 2)
+        self.patch(requests_module, "ANSWERS_MAX", 2)
         repeat = asked(item(b"x", "r3"), item(b"a", "r1"), number=9)
         self.prepare(repeat)
         for number in (1, 2):
@@ -341,7 +344,7 @@ class Repeats(ApplicationsCase):
         self.heard()
         self.assertEqual(self.apply(repeat, 3), [Committed(3, 0, b"did x"), Committed(1, 0, b"did a")])
         self.assertEqual(self.heard(), [("abort", b"a"), ("commit", b"x")])
-        self.assertEqual([self.applications.outcome(f"r{k}") is None for k in (1, 2, 3)], [True, False, False])
+        self.assertEqual([self.applications.outcome(f"r{k}") is None for k in (1, 2, 3)], [False, True, False])
 
 
 def _same(answer: Any) -> Any:
@@ -370,7 +373,7 @@ class SettlingInGeneral(unittest.TestCase):
     )
     def test_exactly_one(self, flights: list[tuple[list[Case], str, bool]], random: Any) -> None:
         """Every yes ends in one commit or abort, and what said no is never aborted."""
-        self.patch(applications_module, "REQUEST_WINDOW", 2)
+        self.patch(requests_module, "ANSWERS_MAX", 2)
         ledger = Ledger()
         applications = Applications([ledger])
         late: list[tuple[Deferred[bool], bool]] = []

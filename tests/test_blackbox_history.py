@@ -17,7 +17,7 @@ from tests.blackbox.history import Evidence, judge, outcomes, request_in, save, 
 from txvbcast.interfaces import Tx
 from txvbcast.sim.linearizability import Verdict
 from txvbcast.sim.witness import AFTER_ALL, Asked, Done, Found, Get, Set
-from txvbcast.wire.items import Transaction, pack
+from txvbcast.wire.items import Request, Transaction, pack
 from txvbcast.wire.messages import Entry, Flight, FlightId, Mode
 
 WRITES = {"w1": Set("k", b"w1"), "w2": Set("k", b"w2"), "w3": Set("l", b"w3"), "w4": Set("k", None)}
@@ -25,7 +25,7 @@ WRITES = {"w1": Set("k", b"w1"), "w2": Set("k", b"w2"), "w3": Set("l", b"w3"), "
 
 def entry(seq: int, *names: str) -> Entry:
     """An entry of the log with some of the writes."""
-    items = tuple(pack(Transaction("kv", payload_of(WRITES[name]), name)) for name in names)
+    items = tuple(pack(Transaction("kv", payload_of(WRITES[name]), Request.parse(name))) for name in names)
     return Entry(seq, 1, Flight(FlightId(1, 1, seq), Mode.BROADCAST, 0, 1, items))
 
 

@@ -81,7 +81,7 @@ resource_managers:
     options: {path: x, depth: 3, ratio: 0.5, strict: true, none: null, list: [1, {a: b}]}
 adapters: [{plugin: qmp, kinds: [freeze], options: {socket: 'unix:/run/qmp'}}]
 estimates: {migrate_out: 5s, freeze: 250ms}
-limits: {pending: 5, payload: 64KiB, flight_bytes: 65536, flights: 2}
+limits: {pending: 5, pending_bytes: 1MiB, payload: 64KiB, flight_bytes: 65536, flights: 2}
 """
 
 HTTP = "http: 127.0.0.1:8412"
@@ -127,7 +127,8 @@ class AcceptedTests(unittest.TestCase):
         self.assertEqual(protocol.inactivity, InactivityConfig(margin=2.0, max_s=7200.0, at_once=2))
         self.assertEqual(protocol.quorum, QuorumConfig(planned_floor=2, last_man_standing=True))
         self.assertEqual(protocol.master, MasterConfig(handback=False, handback_delay_s=0.0))
-        self.assertEqual(protocol.limits, LimitsConfig(pending=5, payload=65536, flight_bytes=65536, flights=2))
+        limits = LimitsConfig(pending=5, pending_bytes=1 << 20, payload=65536, flight_bytes=65536, flights=2)
+        self.assertEqual(protocol.limits, limits)
         self.assertEqual(protocol.estimates_s, {"migrate_out": 5.0, "freeze": 0.25})
         self.assertEqual(config.queue, QueueConfig(max_bytes=64 << 20, max_age_s=5400.0))
         options = {"path": "x", "depth": 3, "ratio": 0.5, "none": None, "list": [1, {"a": "b"}]}

@@ -10,7 +10,16 @@ from twisted.trial import unittest
 
 from tests.core_samples import commons, effects, examples, flight, journal, only, to_self
 from txvbcast.core.charts import CHARTS, Decision
-from txvbcast.core.effects import ForgetResults, Prepare, Release, ReplyAborted, ReplyCommitted, ReplyUnknown, Send
+from txvbcast.core.effects import (
+    ForgetResults,
+    Prepare,
+    Release,
+    ReplyAborted,
+    ReplyCommitted,
+    ReplyUnknown,
+    Send,
+    Share,
+)
 from txvbcast.core.flights import CoordinatedFlight, CoordinatorCore, HeldFlight
 from txvbcast.core.proposals import Proposals
 from txvbcast.wire.messages import Decide, Mode, Propose, Refusal, Vote, Withdraw
@@ -20,8 +29,17 @@ VOTED = (TWO_PHASE, THREE_PHASE)
 ALL = frozenset({1, 2, 3})
 
 
+#: The flight of these tests: two transactions from the middle of one submission, and all of another one.
+EVERYBODY = (Share(101, 5, 2), Share(102, 0, 1))
+
+
+def place(number: int) -> Share:
+    """The one transaction in that place of the flight."""
+    return Share(101, 5 + number, 1) if number < 2 else EVERYBODY[1]
+
+
 class CoordinatorCase(unittest.TestCase):
-    """Node 1 coordinates a flight for the clients' tickets 101, 102 ...; node 2 is master."""
+    """Node 1 coordinates a flight for the clients of submissions 101 and 102; node 2 is master."""
 
     def make(self, mode: Mode, items: int = 3) -> None:
         """A flight that is not sent yet."""
@@ -30,7 +48,7 @@ class CoordinatorCase(unittest.TestCase):
         self.core = CoordinatorCore(
             self.commons,
             self.flight,
-            tickets={place: 101 + place for place in range(items)},
+            unanswered=[(0, Share(101, 5, items - 1)), (items - 1, Share(102, 0, 1))],
             timeout_s=5.0,
             deadline_s=10.0,
             proposed_s=0.0,
@@ -127,7 +145,7 @@ class Voting(CoordinatorCase):
         self.assert_silent("voting")
         self.vote(1)
         self.assertEqual(
-            self.led_to(), [ReplyAborted((101,), "no 0 at 2", (2,)), Send(2, Decide(self.flight.id, (1, 2)))]
+            self.led_to(), [ReplyAborted((place(0),), "no 0 at 2", (2,)), Send(2, Decide(self.flight.id, (1, 2)))]
         )
 
     def test_some_refused(self) -> None:
@@ -137,10 +155,10 @@ class Voting(CoordinatorCase):
         self.vote(2, 1)
         self.assert_silent("voting")
         self.vote(1)
-        refused = ReplyAborted((102,), "no 1 at 3", (3,))
+        refused = ReplyAborted((place(1),), "no 1 at 3", (3,))
         self.assertEqual(self.led_to(), [refused, Send(2, Decide(self.flight.id, (0, 2)))])
         self.assert_phase("decided")
-        self.assertEqual(self.core.tickets, {0: 101, 2: 103})
+        self.assertEqual(self.core.unanswered, [(0, place(0)), (2, place(2))])
 
     def test_all_refused(self) -> None:
         """By several together: nothing is left to wait for, and what was prepared is released."""
@@ -151,9 +169,9 @@ class Voting(CoordinatorCase):
         self.assertEqual(
             self.led_to(),
             [
-                ReplyAborted((101,), "no 0 at 3", (3,)),
-                ReplyAborted((102,), "no 1 at 2", (2,)),
-                ReplyAborted((103,), "no 2 at 3", (3,)),
+                ReplyAborted((place(0),), "no 0 at 3", (3,)),
+                ReplyAborted((place(1),), "no 1 at 2", (2,)),
+                ReplyAborted((place(2),), "no 2 at 3", (3,)),
                 Send(2, withdraw),
                 Send(3, withdraw),
                 withdraw,
@@ -177,7 +195,7 @@ class Voting(CoordinatorCase):
         self.assert_silent("voting")
         self.machine.excused(2)
         self.assertEqual(
-            self.led_to(), [ReplyAborted((101,), "no 0 at 3", (3,)), Send(2, Decide(self.flight.id, (1, 2)))]
+            self.led_to(), [ReplyAborted((place(0),), "no 0 at 3", (3,)), Send(2, Decide(self.flight.id, (1, 2)))]
         )
         self.assert_phase("decided")
 
@@ -198,7 +216,7 @@ class Voting(CoordinatorCase):
         self.assertEqual(
             self.led_to(),
             [
-                ReplyAborted((101, 102, 103), "no answer in time", (2, 3)),
+                ReplyAborted(EVERYBODY, "no answer in time", (2, 3)),
                 Send(2, withdraw),
                 Send(3, withdraw),
                 withdraw,
@@ -219,9 +237,9 @@ class Voting(CoordinatorCase):
         self.propose(TWO_PHASE)
         self.vote(3, 2)
         self.machine.died()
-        self.assertEqual(self.led_to(), [ReplyAborted((103,), "no 2 at 3", (3,))])
+        self.assertEqual(self.led_to(), [ReplyAborted((place(2),), "no 2 at 3", (3,))])
         self.assert_phase("done")
-        self.assertEqual((self.core.returned, self.core.tickets), (True, {0: 101, 1: 102}))
+        self.assertEqual((self.core.returned, self.core.unanswered), (True, [(0, EVERYBODY[0])]))
 
     def test_everywhere_says_nothing_about_it(self) -> None:
         """It has no place in the log yet."""
@@ -238,7 +256,7 @@ class Decided(CoordinatorCase):
         self.propose(TWO_PHASE, frozenset({3}))
         self.core.master = 0
         self.vote(3, 1)
-        self.assertEqual(self.led_to(), [ReplyAborted((102,), "no 1 at 3", (3,))])
+        self.assertEqual(self.led_to(), [ReplyAborted((place(1),), "no 1 at 3", (3,))])
         self.core.master = 3
         self.machine.sent_again(3)
         self.assertEqual(self.led_to(), [Send(3, Propose(self.flight)), Send(3, Decide(self.flight.id, (0, 2)))])
@@ -272,7 +290,7 @@ class Decided(CoordinatorCase):
         """It may happen yet, so the clients hear that nobody knows; and once."""
         self.decide()
         self.machine.expired("no answer in time")
-        self.assertEqual(self.led_to(), [ReplyUnknown((101, 102, 103), "no answer in time")])
+        self.assertEqual(self.led_to(), [ReplyUnknown(EVERYBODY, "no answer in time")])
         self.machine.expired("no answer in time")
         self.assert_silent("decided")
         self.machine.applied(12)
@@ -283,18 +301,18 @@ class Decided(CoordinatorCase):
         self.decide()
         self.machine.died()
         self.assert_silent("done")
-        self.assertEqual((self.core.returned, self.core.tickets), (True, {0: 101, 1: 102, 2: 103}))
+        self.assertEqual((self.core.returned, self.core.take_shares()), (True, EVERYBODY))
         self.decide()
         self.machine.expired("no answer in time")
         self.machine.died()
-        self.assertEqual((self.core.returned, self.core.tickets), (True, {}))
+        self.assertEqual((self.core.returned, self.core.unanswered), (True, []))
 
     def test_applied(self) -> None:
         """In all modes but 3pc the clients hear committed at once."""
         for mode in (BROADCAST, TWO_PHASE):
             self.decide(mode)
             self.machine.applied(12)
-            self.assertEqual(self.led_to(), [ReplyCommitted((101, 102, 103), self.flight.id, 12)])
+            self.assertEqual(self.led_to(), [ReplyCommitted(EVERYBODY, (0, 2), self.flight.id, 12)])
             self.assert_phase("done")
             self.assertFalse(self.core.returned)
 
@@ -304,14 +322,16 @@ class Decided(CoordinatorCase):
         self.vote(3, 0)
         self.led_to()
         self.machine.applied(12)
-        self.assertEqual(self.led_to(), [ReplyCommitted((102, 103), self.flight.id, 12)])
+        self.assertEqual(self.led_to(), [ReplyCommitted((place(1), place(2)), (0, 1), self.flight.id, 12)])
 
-    def test_applied_when_a_client_is_gone(self) -> None:
-        """Its place stays, for the results are matched by place."""
-        self.decide()
-        del self.core.tickets[1]
+    def test_applied_when_one_was_refused_in_the_middle(self) -> None:
+        """A share that was torn apart is told in its parts, each with its place in the entry."""
+        self.propose(TWO_PHASE, frozenset({3}), items=5)
+        self.vote(3, 1)
+        self.led_to()
         self.machine.applied(12)
-        self.assertEqual(self.led_to(), [ReplyCommitted((101, 0, 103), self.flight.id, 12)])
+        rest = (Share(101, 5, 1), Share(101, 7, 2), Share(102, 0, 1))
+        self.assertEqual(self.led_to(), [ReplyCommitted(rest, (0, 1, 3), self.flight.id, 12)])
 
 
 class Everywhere(CoordinatorCase):
@@ -326,7 +346,7 @@ class Everywhere(CoordinatorCase):
     def test_everywhere(self) -> None:
         """Now the clients hear committed."""
         self.machine.everywhere()
-        self.assertEqual(self.led_to(), [ReplyCommitted((101, 102, 103), self.flight.id, 12)])
+        self.assertEqual(self.led_to(), [ReplyCommitted(EVERYBODY, (0, 2), self.flight.id, 12)])
         self.assert_phase("done")
 
     def test_what_comes_late(self) -> None:
@@ -339,7 +359,7 @@ class Everywhere(CoordinatorCase):
     def test_expired(self) -> None:
         """It has happened here, but nobody knows whether every normal member holds it."""
         self.machine.expired("no answer in time")
-        self.assertEqual(self.led_to(), [ReplyUnknown((101, 102, 103), "no answer in time")])
+        self.assertEqual(self.led_to(), [ReplyUnknown(EVERYBODY, "no answer in time")])
         self.machine.expired("no answer in time")
         self.assert_silent("applied")
         self.machine.everywhere()
@@ -394,10 +414,11 @@ class CoordinatorInGeneral(CoordinatorCase):
             *only(ReplyAborted, everything),
             *only(ReplyUnknown, everything),
         ]
-        heard = [ticket for answer in answers for ticket in answer.tickets if ticket]
+        shares = [share for answer in answers for share in answer.shares]
+        heard = [(share.ticket, share.place + more) for share in shares for more in range(share.count)]
         self.assertEqual(len(heard), len(set(heard)))
         if self.core.done and not self.core.returned:
-            self.assertEqual(sorted(heard), [101, 102, 103])
+            self.assertEqual(sorted(heard), [(101, 5), (101, 6), (102, 0)])
         decisions = only(Decide, [*everything, *(each.message for each in only(Send, everything))])
         self.assertLessEqual(len({each.accepted for each in decisions}), 1, "one decision, however often it is sent")
         for each in decisions:

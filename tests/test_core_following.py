@@ -209,7 +209,7 @@ class FollowerTests(unittest.SynchronousTestCase):
         self.receive(1, Start(FIRST, 0, (), 0))
         for seq, standing in ((1, Standing.CATCHING_UP), (2, Standing.NORMAL)):
             self.receive(1, Order(FIRST, seq, seq, 0, standing=StandingEntry(2, standing, True, 1, 0)))
-        self.replica.step(0.0, Submitted(1, Mode.BROADCAST, b"x", 5.0))
+        self.replica.step(0.0, Submitted(1, Mode.BROADCAST, (b"x",), 5.0))
         first = self.sent(self.replica.step(0.0, TimerFired(TURN)), Propose)
         self.assertEqual(len(first), 2)
         again = self.sent(self.receive(1, Start(epochs.pair(2, 1), 0, (Run(1, FIRST),), 2)), Propose)

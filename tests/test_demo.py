@@ -34,7 +34,7 @@ from txvbcast.cli.local import LocalCluster, LocalNode, free_base_port
 from txvbcast.cli.tables import console
 from txvbcast.errors import StoreError
 from txvbcast.store.sqlite import dump
-from txvbcast.wire.items import Transaction, pack
+from txvbcast.wire.items import Request, Transaction, pack
 from txvbcast.wire.messages import Entry, Flight, FlightId, Mode, Standing, StandingEntry
 
 ROOT = Path(cli.__file__).parent.parent.parent
@@ -240,7 +240,7 @@ def write(number: int, outcome: Outcome, seq: int = 0, **facts: Any) -> Write:
 
 def entry(seq: int, *writes: Write) -> Entry:
     """An entry of the log that holds these writes."""
-    items = tuple(pack(Transaction("kv", b"", each.request_id)) for each in writes)
+    items = tuple(pack(Transaction("kv", b"", Request.parse(each.request_id))) for each in writes)
     return Entry(seq, 65537, Flight(FlightId(1, 1, seq), Mode.BROADCAST, 0, 1, items))
 
 

@@ -17,11 +17,11 @@ from txvbcast.absences import Change
 from txvbcast.applications import Applications
 from txvbcast.config import LimitsConfig
 from txvbcast.core import effects, inputs
-from txvbcast.core.effects import Effect
+from txvbcast.core.effects import Effect, Share
 from txvbcast.core.inputs import Input
 from txvbcast.driver import Driver
 from txvbcast.errors import Aborted, Committed, NoQuorum, OutcomeUnknown, Overloaded, Unsafe
-from txvbcast.wire.items import Transaction, pack
+from txvbcast.wire.items import Request, Transaction, pack
 from txvbcast.wire.messages import Entry, FlightId, Message, Mode, Read, Refusal, Standing
 
 STOPPED = "this node has stopped"
@@ -289,8 +289,8 @@ class Submitting(ScriptedCase):
         self.assertEqual(
             self.heard(),
             [
-                inputs.Submitted(1, Mode.BROADCAST, item(b"a"), 5.0),
-                inputs.Submitted(2, Mode.THREE_PHASE, pack(Transaction("ledger", b"b", "r1")), 2.5),
+                inputs.Submitted(1, Mode.BROADCAST, (item(b"a"),), 5.0),
+                inputs.Submitted(2, Mode.THREE_PHASE, (pack(Transaction("ledger", b"b", Request("r1"))),), 2.5),
             ],
         )
 
@@ -299,7 +299,7 @@ class Submitting(ScriptedCase):
         with self.assertRaises(ValueError) as caught:
             self.driver.submit(*args, **more)
         self.assertIn(text, str(caught.exception))
-        self.assertEqual((self.heard(), self.driver._clients), ([], {}), "nobody is left waiting")
+        self.assertEqual((self.heard(), self.driver._submissions), ([], {}), "nobody is left waiting")
 
     def test_unknown_manager(self) -> None:
         """The error names those that there are."""
@@ -324,17 +324,17 @@ class Submitting(ScriptedCase):
         (first, one), (second, other) = self.submit(b"a"), self.submit(b"b")
         name = self.perform(1, 12, b"b", b"a")
         self.assert_waits(one, other)
-        self.happens(effects.ReplyCommitted((second, first), name, 12))
+        self.happens(effects.ReplyCommitted((Share(second, 0, 1), Share(first, 0, 1)), (0, 1), name, 12))
         self.assertEqual(self.successResultOf(one), Committed(12, 1, b"did a"))
         self.assertEqual(self.successResultOf(other), Committed(12, 0, b"did b"))
 
     def test_committed_for_some(self) -> None:
-        """Who has an answer already, or went away, keeps its place."""
+        """Who has an answer already, or went away, leaves the others their places."""
         (gone, cancelled), (last, waiting) = self.submit(b"b"), self.submit(b"c")
         cancelled.cancel()
         self.failureResultOf(cancelled, CancelledError)
         name = self.perform(1, 12, b"a", b"b", b"c")
-        self.happens(effects.ReplyCommitted((0, gone, last), name, 12))
+        self.happens(effects.ReplyCommitted((Share(gone, 0, 1), Share(last, 0, 1)), (1, 2), name, 12))
         self.assertEqual(self.successResultOf(waiting), Committed(12, 2, b"did c"))
 
     def test_results_are_kept_for_own_flights_only(self) -> None:
@@ -345,26 +345,26 @@ class Submitting(ScriptedCase):
         self.perform(4, 15, b"a", incarnation=2)
         self.happens(effects.Apply(entry(16, flight(1, origin=2, items=(item(b"a"),), incarnation=3))))
         self.happens(effects.Apply(entry(17, standing(2, Standing.FAILED))))
-        self.assertEqual(list(self.driver._results), [mine, forgotten])
+        self.assertEqual(list(self.driver._performed), [mine, forgotten])
         self.happens(effects.ForgetResults(forgotten))
         self.happens(effects.ForgetResults(FlightId(1, 3, 99)))
-        self.happens(effects.ReplyCommitted((0,), mine, 12))
-        self.assertEqual(self.driver._results, {})
+        self.happens(effects.ReplyCommitted((), (), mine, 12))
+        self.assertEqual(self.driver._performed, {})
 
     def test_other_answers(self) -> None:
         """Each kind with its reason and whom it speaks of."""
-        answers: list[tuple[Callable[[tuple[int, ...]], Effect], type[Exception], str]] = [
-            (lambda tickets: effects.ReplyAborted(tickets, "no stock", (2, 3)), Aborted, "no stock (node 2, 3)"),
-            (lambda tickets: effects.ReplyAborted(tickets, "alone", no_quorum=True), NoQuorum, "alone"),
-            (lambda tickets: effects.ReplyUnknown(tickets, "late", (2,)), OutcomeUnknown, "late (node 2)"),
-            (lambda tickets: effects.ReplyOverloaded(tickets, "full"), Overloaded, "full"),
+        answers: list[tuple[Callable[[tuple[Share, ...]], Effect], type[Exception], str]] = [
+            (lambda shares: effects.ReplyAborted(shares, "no stock", (2, 3)), Aborted, "no stock (node 2, 3)"),
+            (lambda shares: effects.ReplyAborted(shares, "alone", no_quorum=True), NoQuorum, "alone"),
+            (lambda shares: effects.ReplyUnknown(shares, "late", (2,)), OutcomeUnknown, "late (node 2)"),
+            (lambda shares: effects.ReplyOverloaded(shares, "full"), Overloaded, "full"),
         ]
         for make, kind, reason in answers:
             (first, one), (second, other) = self.submit(), self.submit()
-            self.happens(make((first, second)))
+            self.happens(make((Share(first, 0, 1), Share(second, 0, 1))))
             self.assert_fails(one, kind, reason)
             self.assert_fails(other, kind, reason)
-            self.happens(make((first, second)))  # nobody is there any more
+            self.happens(make((Share(first, 0, 1), Share(second, 0, 1))))  # nobody is there any more
 
     def test_outcome(self) -> None:
         """Of a request, as far as the log is applied."""
@@ -740,7 +740,7 @@ class Halting(ChangesCase):
         self.heard()
         self.happens(
             effects.Persist(1),
-            effects.ReplyAborted((1,), "no stock"),
+            effects.ReplyAborted((Share(1, 0, 1),), "no stock"),
             effects.Send(2, Read(1)),
             effects.SetTimer("a", 1.0),
         )

@@ -15,14 +15,8 @@ from txvbcast.config import PluginConfig
 from txvbcast.errors import ConfigError
 from txvbcast.interfaces import IResourceManager, Refused, Tx
 from txvbcast.managers import plugins
-from txvbcast.managers.kv import (
-    KEY_CHARS_MAX,
-    KeyValueManager,
-    KvResult,
-    decode_result,
-    delete_payload,
-    put_payload,
-)
+from txvbcast.managers.kv import KeyValueManager
+from txvbcast.wire.kv import KEY_CHARS_MAX, KvResult, decode_result, delete_payload, put_payload
 from txvbcast.wire.messages import Mode
 
 pack = msgspec.msgpack.encode

@@ -409,14 +409,14 @@ class ItemTests(unittest.TestCase):
 
     def test_round_trip(self) -> None:
         """With and without the client's name for it."""
-        for value in (items.Transaction("kv", b"\0\xff"), items.Transaction("kv", b"", "r1")):
+        for value in (items.Transaction("kv", b"\0\xff"), items.Transaction("kv", b"", items.Request("r1"))):
             self.assertEqual(items.unpack(items.pack(value)), value)
 
     def test_malformed(self) -> None:
         """Wrong types, wrong number of elements, no UTF-8, trailing bytes, nothing."""
         good = items.pack(items.Transaction("kv", b"abc"))
         for item in (
-            b"", b"\xc0", good[:-1], good + b"\0", pack(["kv", b""]), pack(["kv", "text", None]), pack([1, b"", None]),
+            b"", b"\xc0", good[:-1], good + b"\0", pack(["kv"]), pack(["kv", "text", None]), pack([1, b"", None]),
             pack(["kv", b"", None, 1]), good.replace(b"\xa2kv", b"\xa2\xff\xfe"), b"\x91" * 5000,
         ):  # fmt: skip
             with self.assertRaises(RemoteProtocolError):
@@ -462,6 +462,7 @@ def field_values(hint: Any, rule: Any) -> st.SearchStrategy[Any]:
 
 
 ANY_MESSAGE = st.sampled_from(list(m.OPCODES.values())).flatmap(values)
+COUNTS = st.integers(0, m.U64_MAX)
 KEYS = st.text(max_size=4) | st.integers(0, 9)
 ANY_VALUE: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary(),
@@ -490,10 +491,10 @@ class PropertyTests(unittest.TestCase):
         self.assertEqual(decode_entry(encode_entry(entry)), entry)
 
     @QUICK
-    @given(st.text(), st.binary(), st.none() | st.text())
-    def test_item_identity(self, rm: str, payload: bytes, request_id: str | None) -> None:
+    @given(st.text(), st.binary(), st.none() | st.builds(items.Request, st.text(), COUNTS, COUNTS))
+    def test_item_identity(self, rm: str, payload: bytes, request: items.Request | None) -> None:
         """So for transactions."""
-        value = items.Transaction(rm, payload, request_id)
+        value = items.Transaction(rm, payload, request)
         self.assertEqual(items.unpack(items.pack(value)), value)
 
     @QUICK

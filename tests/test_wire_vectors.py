@@ -107,7 +107,8 @@ def stored_vectors() -> list[Vector]:
 
 def item_vectors() -> list[Vector]:
     """Transactions as they lie in a flight."""
-    found = {"plain": items.Transaction("kv", b"abc"), "named": items.Transaction("counter", b"", "order-7")}
+    named = items.Transaction("counter", b"", items.Request("order", 7, 5))
+    found = {"plain": items.Transaction("kv", b"abc"), "named": named}
     return [
         Vector(f"Transaction.{name}.item", value, "element of a flight's items", items.pack, items.unpack)
         for name, value in found.items()

@@ -1,13 +1,8 @@
-"""The resource managers of a node: who votes, who performs, and what was asked before.
-
-The window of request ids is part of the replicated state: it follows from the log alone,
-so it is the same on every node at the same seq.
-"""
+"""The resource managers of a node: who votes, and who performs."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 import attrs
@@ -16,16 +11,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txvbcast.errors import Committed, RemoteProtocolError
-from txvbcast.interfaces import IResourceManager, PrepareAnswer, Refused, Tx
-from txvbcast.wire.items import Transaction, unpack
+from txvbcast.interfaces import IBatchResourceManager, IResourceManager, PrepareAnswer, Refused, Run, Tx
+from txvbcast.requests import RequestWindow
+from txvbcast.wire.items import Request, Transaction, unpack
 from txvbcast.wire.messages import Entry, Flight, FlightId, Refusal
 
 log = Logger()
 
 _Prepare = Callable[[Tx], PrepareAnswer]
-
-#: How many of the latest request ids are remembered.
-REQUEST_WINDOW = 10_000
+_Perform = Callable[[Run], list[bytes]]
 
 
 @attrs.define(eq=False)
@@ -44,6 +38,18 @@ class Ballot:
     kept: frozenset[int] | None = None
 
 
+@attrs.frozen
+class Performed:
+    """What came of an entry.
+
+    :ivar results: one for each of its transactions, in their places.
+    :ivar repeats: where an earlier answer stands instead of a result: it, or None if it is forgotten.
+    """
+
+    results: Sequence[bytes] = ()
+    repeats: dict[int, Committed | None] = attrs.field(factory=dict)
+
+
 class Applications:
     """All resource managers of a node.
 
@@ -52,8 +58,9 @@ class Applications:
 
     def __init__(self, managers: Iterable[IResourceManager]) -> None:
         self._managers = {manager.name: manager for manager in managers}
+        self._perform: dict[str, _Perform] = {name: _performer(each) for name, each in self._managers.items()}
         self._ballots: dict[FlightId, Ballot] = {}
-        self._window: OrderedDict[str, Committed] = OrderedDict()
+        self._window = RequestWindow()
         self._missing: set[str] = set()
 
     @property
@@ -63,7 +70,7 @@ class Applications:
 
     def outcome(self, request_id: str) -> Committed | None:
         """What a transaction of that request id led to, if it is in the window."""
-        return self._window.get(request_id)
+        return self._window.answer(Request.parse(request_id))
 
     # --- voting --------------------------------------------------------------------
 
@@ -83,7 +90,7 @@ class Applications:
         if manager is None:
             reason = f"this node has no resource manager named {transaction.rm!r}"
             self._on_answer(Refused(reason), flight.id, ballot, index, None)
-        elif transaction.request_id in self._window:
+        elif transaction.request is not None and self._window.knows(transaction.request):
             self._on_answer(True, flight.id, ballot, index, None)  # a repeat is answered, not performed
         else:
             tx = _tx(flight, index, transaction)
@@ -129,70 +136,102 @@ class Applications:
 
     # --- performing ----------------------------------------------------------------
 
-    def apply(self, entry: Entry, dead: bool) -> list[Committed]:
-        """Perform an entry of the log; the results by place in the entry, none if it is dead."""
+    def apply(self, entry: Entry, dead: bool) -> Performed:
+        """Perform an entry of the log; a dead one has no results."""
         flight = entry.flight
         if flight is None:
-            return []
+            return Performed()
         if dead:
             self._settle(flight.id, frozenset())
-            return []
-        places = flight.indices if flight.indices is not None else tuple(range(len(flight.items)))
+            return Performed()
         transactions = [_unpack_or_none(item) for item in flight.items]
-        self._settle(flight.id, self._performed(places, transactions))
-        results = [
-            self._perform(flight, entry.seq, index, place, transaction)
-            for index, (place, transaction) in enumerate(zip(places, transactions, strict=True))
+        requests = [transaction.request if transaction is not None else None for transaction in transactions]
+        repeats = self._window.take(requests)
+        places = flight.indices if flight.indices is not None else range(len(flight.items))
+        if flight.id in self._ballots:
+            self._settle(flight.id, _performed(places, transactions, repeats))
+        results = self._perform_all(entry.seq, flight, places, transactions, repeats)
+        self._window.keep(requests, entry.seq, results)
+        answers = {index: self._window.answer(cast(Request, requests[index])) for index in sorted(repeats)}
+        return Performed(results, answers)
+
+    def _perform_all(
+        self,
+        seq: int,
+        flight: Flight,
+        places: Sequence[int],
+        transactions: Sequence[Transaction | None],
+        repeats: frozenset[int],
+    ) -> list[bytes]:
+        """The results; nothing in the places of repeats and of what is no transaction."""
+        names = [
+            transaction.rm if transaction is not None and index not in repeats else None
+            for index, transaction in enumerate(transactions)
         ]
-        # Not while the entry is performed: what was found to be a repeat stays one to its end.
-        while len(self._window) > REQUEST_WINDOW:
-            self._window.popitem(last=False)
+        results: list[bytes] = []
+        while len(results) < len(names):
+            begin, name = len(results), names[len(results)]
+            end = _end_of_run(names, begin)
+            if name is None:
+                results += [b""] * (end - begin)
+            else:
+                members = cast(Sequence[Transaction], transactions[begin:end])
+                results += self._perform_run(seq, flight, name, places[begin:end], members)
         return results
 
-    def _performed(self, places: tuple[int, ...], transactions: list[Transaction | None]) -> frozenset[int]:
-        performed: set[int] = set()
-        asked: set[str] = set()
-        for place, transaction in zip(places, transactions, strict=True):
-            if transaction is None or transaction.request_id in self._window or transaction.request_id in asked:
-                continue
-            performed.add(place)
-            if transaction.request_id is not None:
-                asked.add(transaction.request_id)
-        return frozenset(performed)
-
-    def _perform(self, flight: Flight, seq: int, index: int, place: int, transaction: Transaction | None) -> Committed:
-        if transaction is None:
-            return Committed(seq, index, b"")
-        request_id = transaction.request_id
-        if request_id is not None and request_id in self._window:
-            return self._window[request_id]
-        result = Committed(seq, index, self._commit(flight, seq, place, transaction))
-        if request_id is not None:
-            self._window[request_id] = result
-        return result
-
-    def _commit(self, flight: Flight, seq: int, place: int, transaction: Transaction) -> bytes:
-        manager = self._managers.get(transaction.rm)
+    def _perform_run(
+        self, seq: int, flight: Flight, rm: str, places: Sequence[int], transactions: Sequence[Transaction]
+    ) -> list[bytes]:
+        manager = self._managers.get(rm)
         if manager is None:
-            if transaction.rm not in self._missing:
-                self._missing.add(transaction.rm)
-                log.warn("no resource manager named {rm}: its transactions change nothing here", rm=transaction.rm)
-            return b""
+            if rm not in self._missing:
+                self._missing.add(rm)
+                log.warn("no resource manager named {rm}: its transactions change nothing here", rm=rm)
+            return [b""] * len(transactions)
         if seq <= manager.applied_seq:
-            return b""  # its own disk held this already at start
-        result: bytes = manager.commit(_tx(flight, place, transaction, seq))
-        return result
+            return [b""] * len(transactions)  # its own disk held this already at start
+        payloads = [transaction.payload for transaction in transactions]
+        requests = [transaction.request for transaction in transactions]
+        results = self._perform[rm](Run(rm, flight.mode, _name(flight.id), seq, places, payloads, requests))
+        if len(results) != len(payloads):
+            raise ValueError(f"resource manager {rm} gave {len(results)} results for {len(payloads)} transactions")
+        return results
 
 
-def _tx(flight: Flight, index: int, transaction: Transaction, seq: int = 0) -> Tx:
-    fid = flight.id
+def _performer(manager: IResourceManager) -> _Perform:
+    if IBatchResourceManager.providedBy(manager):
+        return cast(_Perform, manager.commit_many)
+    return lambda run: [manager.commit(tx) for tx in run]
+
+
+def _performed(
+    places: Sequence[int], transactions: Sequence[Transaction | None], repeats: frozenset[int]
+) -> frozenset[int]:
+    """The places in the flight of what is about to be performed."""
+    pairs = enumerate(zip(places, transactions, strict=True))
+    return frozenset(place for index, (place, transaction) in pairs if transaction is not None and index not in repeats)
+
+
+def _end_of_run(names: Sequence[str | None], begin: int) -> int:
+    """Where the names cease to be the one at ``begin``."""
+    name = names[begin]
+    end = begin + 1
+    while end < len(names) and names[end] == name:
+        end += 1
+    return end
+
+
+def _name(fid: FlightId) -> str:
+    return f"{fid.origin}.{fid.incarnation}.{fid.number}"
+
+
+def _tx(flight: Flight, index: int, transaction: Transaction) -> Tx:
     return Tx(
         rm=transaction.rm,
         payload=transaction.payload,
         mode=flight.mode,
-        flight=f"{fid.origin}.{fid.incarnation}.{fid.number}",
+        flight=_name(flight.id),
         index=index,
-        seq=seq,
         request_id=transaction.request_id,
     )
 

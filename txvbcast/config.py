@@ -100,10 +100,11 @@ class QueueConfig:
 
 @attrs.frozen
 class LimitsConfig:
-    """:ivar pending: transactions of clients that wait on this node; :ivar payload: bytes of one;
-    :ivar flight_bytes: payload bytes of one flight; :ivar flights: flights under way of one coordinator."""
+    """:ivar pending: transactions of clients that wait on this node; :ivar pending_bytes: of those that are in no flight;
+    :ivar payload: bytes of one; :ivar flight_bytes: of one flight; :ivar flights: under way of one coordinator."""
 
     pending: int = 10_000
+    pending_bytes: int = 64 << 20
     payload: int = 1 << 20
     flight_bytes: int = 1 << 20
     flights: int = 8

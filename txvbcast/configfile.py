@@ -177,7 +177,15 @@ _FILE: Final = section(
         ),
         "estimates": Key(mapping_of(_DURATION, CHANGE_KINDS, "kind of change")),
         "limits": Key(
-            section({"pending": Key(WHOLE), "payload": Key(_SIZE), "flight_bytes": Key(_SIZE), "flights": Key(WHOLE)})
+            section(
+                {
+                    "pending": Key(WHOLE),
+                    "pending_bytes": Key(_SIZE),
+                    "payload": Key(_SIZE),
+                    "flight_bytes": Key(_SIZE),
+                    "flights": Key(WHOLE),
+                }
+            )
         ),
     }
 )

@@ -17,19 +17,21 @@ from twisted.logger import Logger
 
 from txvbcast import errors
 from txvbcast.absences import ABSENCES_KEPT, Absences, Clock, Timer, check_positive, past_document
-from txvbcast.applications import Applications
+from txvbcast.applications import Applications, Performed
 from txvbcast.config import ProtocolConfig
 from txvbcast.core import effects, inputs, report
+from txvbcast.core.effects import Share
 from txvbcast.core.history import Counters, predictions
 from txvbcast.core.inputs import Input, PastAbsence, StoredState
 from txvbcast.core.replica import Replica
 from txvbcast.events import EventLog
-from txvbcast.wire.items import Transaction, pack
+from txvbcast.wire.items import Request, pack_many
 from txvbcast.wire.messages import Entry, FlightId, Message, Mode, Refusal
 
 log = Logger()
 
 _STOPPED = "this node has stopped"
+_FORGOTTEN = "it was asked before, and so long ago that what came of it is not remembered"
 
 
 class Store(Protocol):
@@ -59,6 +61,77 @@ class Network(Protocol):
 
     def reset_links(self, reason: str) -> None:
         """Close every link and open it anew."""
+
+
+class Sink(Protocol):
+    """Who hears the answers to a submission: each of its transactions is answered once, in any number of pieces.
+
+    Neither call may raise.
+    """
+
+    def committed(self, place: int, seq: int, index: int, results: Sequence[bytes]) -> None:
+        """Those from ``place`` on are, and stand side by side in the entry ``seq`` from ``index`` on."""
+
+    def failed(self, places: Sequence[int], error: errors.SubmissionError) -> None:
+        """Those in ``places`` are not committed, or nobody knows."""
+
+
+@attrs.define(eq=False)
+class _Submission:
+    """A submission that is not answered completely.
+
+    :ivar unanswered: how many of its ``count`` transactions are not; those in the places of ``answered`` are.
+    """
+
+    sink: Sink
+    count: int
+    unanswered: int
+    answered: list[range] = attrs.field(factory=list)
+
+    def answer(self, share: Share) -> None:
+        """Those of ``share`` have their answer."""
+        self.unanswered -= share.count
+        self.answered.append(range(share.place, share.place + share.count))
+
+    def open_places(self) -> list[int]:
+        """Where an answer is missing."""
+        return sorted(set(range(self.count)).difference(*self.answered))
+
+
+class _One:
+    """The sink of a single transaction: a Deferred.
+
+    :ivar abandoned: called when it is cancelled.
+    """
+
+    def __init__(self) -> None:
+        self.deferred: Deferred[errors.Committed] = Deferred(lambda _: self.abandoned())
+        self.abandoned: Callable[[], None] = lambda: None
+
+    def committed(self, place: int, seq: int, index: int, results: Sequence[bytes]) -> None:
+        """It is."""
+        self.deferred.callback(errors.Committed(seq, index, results[0]))
+
+    def failed(self, places: Sequence[int], error: errors.SubmissionError) -> None:
+        """It is not, or nobody knows."""
+        self.deferred.errback(error)
+
+
+def _tell_committed(sink: Sink, share: Share, seq: int, index: int, performed: Performed) -> None:
+    """Tell of ``share``, which begins at ``index`` of the entry: in one piece but for the repeats in it."""
+    end = index + share.count
+    told = index
+    for repeat in sorted(performed.repeats.keys() & range(index, end)) if performed.repeats else ():
+        if told < repeat:
+            sink.committed(share.place + told - index, seq, told, performed.results[told:repeat])
+        place, earlier = share.place + repeat - index, performed.repeats[repeat]
+        if earlier is not None:
+            sink.committed(place, earlier.seq, earlier.index, (earlier.result,))
+        else:
+            sink.failed((place,), errors.OutcomeUnknown(_FORGOTTEN))
+        told = repeat + 1
+    if told < end:
+        sink.committed(share.place + told - index, seq, told, performed.results[told:end])
 
 
 class Driver:
@@ -101,11 +174,11 @@ class Driver:
         self._stepping = False
         self._timers: dict[str, Timer] = {}
         self._tickets = itertools.count(1)
-        self._clients: dict[int, Deferred[errors.Committed]] = {}
+        self._submissions: dict[int, _Submission] = {}
         self._readers: dict[int, Deferred[int]] = {}
         self._movers: dict[int, Deferred[None]] = {}
         self._stopper: Deferred[None] | None = None
-        self._results: dict[FlightId, list[errors.Committed]] = {}
+        self._performed: dict[FlightId, Performed] = {}
         self.absences = Absences(self.replica, self._step, clock, wall_s, self.events, self._remember)
         self._past: deque[PastAbsence] = deque(stored.absences, maxlen=ABSENCES_KEPT)
         self._counters = Counters()
@@ -122,8 +195,8 @@ class Driver:
             effects.Apply: self._apply,
             effects.ReplyCommitted: self._reply_committed,
             effects.ReplyAborted: self._reply_aborted,
-            effects.ReplyUnknown: lambda e: self._fail(e.tickets, errors.OutcomeUnknown(e.reason, e.who)),
-            effects.ReplyOverloaded: lambda e: self._fail(e.tickets, errors.Overloaded(e.reason)),
+            effects.ReplyUnknown: lambda e: self._fail(e.shares, errors.OutcomeUnknown(e.reason, e.who)),
+            effects.ReplyOverloaded: lambda e: self._fail(e.shares, errors.Overloaded(e.reason)),
             effects.ForgetResults: self._forget_results,
             effects.ReadReady: self._read_ready,
             effects.ReadFailed: self._read_failed,
@@ -173,7 +246,9 @@ class Driver:
             if timer.active():
                 timer.cancel()
         self._timers.clear()
-        self._fail(tuple(self._clients), errors.OutcomeUnknown(_STOPPED))
+        submissions, self._submissions = self._submissions, {}
+        for submission in submissions.values():
+            submission.sink.failed(submission.open_places(), errors.OutcomeUnknown(_STOPPED))
         for ticket in tuple(self._readers):
             self._read_failed(effects.ReadFailed(ticket, _STOPPED))
         for ticket in tuple(self._movers):
@@ -260,20 +335,49 @@ class Driver:
         :raises ValueError: an unknown resource manager, a payload above ``limits.payload``, a timeout
             that is not positive, or a request id that is not Unicode text.
         """
+        requests = None if request_id is None else (Request.parse(request_id),)
+        one = _One()
+        ticket = self.submit_many(rm, (payload,), mode, timeout_s, requests, one)
+        one.abandoned = lambda: self.forget(ticket)
+        return one.deferred
+
+    def submit_many(
+        self,
+        rm: str,
+        payloads: Sequence[bytes],
+        mode: Mode,
+        timeout_s: float,
+        requests: Sequence[Request] | None,
+        sink: Sink,
+    ) -> int:
+        """Have every member perform each of some transactions, or none of them that one.
+
+        :param timeout_s: after this long every one of them is answered.
+        :param requests: their names, one each.
+        :param sink: hears the answers, some perhaps before this call returns.
+        :returns: a ticket, for :meth:`forget`.
+        :raises ValueError: as :meth:`submit`, or there is no payload.
+        """
         if rm not in self.applications.names:
             raise ValueError(f"no resource manager is named {rm!r}; there are: {', '.join(self.applications.names)}")
-        limit = self.config.limits.payload
-        if len(payload) > limit:
-            raise ValueError(f"a payload of {len(payload)} bytes is above limits.payload, {limit} bytes")
+        if not payloads:
+            raise ValueError("there is no transaction: the list of payloads is empty")
+        limit, largest = self.config.limits.payload, max(map(len, payloads))
+        if largest > limit:
+            raise ValueError(f"a payload of {largest} bytes is above limits.payload, {limit} bytes")
         check_positive("the timeout", timeout_s)
-        item = pack(Transaction(rm, payload, request_id))
-        if self._halted:
-            return fail(errors.NoQuorum(_STOPPED))
+        items = pack_many(rm, payloads, requests)
         ticket = next(self._tickets)
-        deferred: Deferred[errors.Committed] = Deferred(lambda _: self._forget_client(ticket))
-        self._clients[ticket] = deferred
-        self._step(inputs.Submitted(ticket, mode, item, timeout_s))
-        return deferred
+        if self._halted:
+            sink.failed(range(len(items)), errors.NoQuorum(_STOPPED))
+            return ticket
+        self._submissions[ticket] = _Submission(sink, len(items), len(items))
+        self._step(inputs.Submitted(ticket, mode, items, timeout_s))
+        return ticket
+
+    def forget(self, ticket: int) -> None:
+        """Nobody listens any more for answers to that submission; its transactions go on."""
+        self._submissions.pop(ticket, None)
 
     def outcome(self, request_id: str) -> errors.Committed | None:
         """What a transaction of that request id led to, as far as this node has applied the log."""
@@ -291,34 +395,41 @@ class Driver:
         self.applications.prepare(effect.flight, done)
 
     def _apply(self, effect: effects.Apply) -> None:
-        results = self.applications.apply(effect.entry, effect.dead)
+        performed = self.applications.apply(effect.entry, effect.dead)
         flight = effect.entry.flight
         mine = (self.config.node_id, self._stored.incarnation)
         if flight is not None and not effect.dead and (flight.id.origin, flight.id.incarnation) == mine:
-            self._results[flight.id] = results
+            self._performed[flight.id] = performed
 
     def _reply_committed(self, effect: effects.ReplyCommitted) -> None:
-        results = self._results.pop(effect.flight)
-        for ticket, result in zip(effect.tickets, results, strict=True):
-            client = self._clients.pop(ticket, None)
-            if client is not None:
-                client.callback(result)
+        performed = self._performed.pop(effect.flight)
+        for share, index in zip(effect.shares, effect.indices, strict=True):
+            sink = self._sink(share)
+            if sink is not None:
+                _tell_committed(sink, share, effect.seq, index, performed)
 
     def _reply_aborted(self, effect: effects.ReplyAborted) -> None:
         kind = errors.NoQuorum if effect.no_quorum else errors.Aborted
-        self._fail(effect.tickets, kind(effect.reason, effect.who))
+        self._fail(effect.shares, kind(effect.reason, effect.who))
 
     def _forget_results(self, effect: effects.ForgetResults) -> None:
-        self._results.pop(effect.flight, None)
+        self._performed.pop(effect.flight, None)
 
-    def _forget_client(self, ticket: int) -> None:
-        self._clients.pop(ticket, None)
+    def _sink(self, share: Share) -> Sink | None:
+        """Who is to hear of ``share``, each of whose transactions counts as answered now; None if nobody listens."""
+        submission = self._submissions.get(share.ticket)
+        if submission is None:
+            return None
+        submission.answer(share)
+        if not submission.unanswered:
+            del self._submissions[share.ticket]
+        return submission.sink
 
-    def _fail(self, tickets: tuple[int, ...], error: errors.SubmissionError) -> None:
-        for ticket in tickets:
-            client = self._clients.pop(ticket, None)
-            if client is not None:
-                client.errback(error)
+    def _fail(self, shares: tuple[Share, ...], error: errors.SubmissionError) -> None:
+        for share in shares:
+            sink = self._sink(share)
+            if sink is not None:
+                sink.failed(range(share.place, share.place + share.count), error)
 
     # --- reads ---------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ meet the cluster here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Union
 
@@ -14,6 +14,7 @@ import attrs
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
+from txvbcast.wire.items import Request
 from txvbcast.wire.messages import Mode
 
 
@@ -87,6 +88,41 @@ class IResourceManager(Interface):
 
     def restore(state: bytes, seq: int) -> None:
         """Replace the state by a snapshot taken at ``seq``."""
+
+
+@attrs.frozen
+class Run:
+    """Transactions of one resource manager that stand side by side in one entry of the log.
+
+    :ivar flight: as in :class:`Tx`; indices: the place of each among the items proposed in that flight.
+    :ivar requests: the request id of each, or None.
+    """
+
+    rm: str
+    mode: Mode
+    flight: str
+    seq: int
+    indices: Sequence[int]
+    payloads: Sequence[bytes]
+    requests: Sequence[Request | None]
+
+    def __len__(self) -> int:
+        return len(self.payloads)
+
+    def __iter__(self) -> Iterator[Tx]:
+        for index, payload, request in zip(self.indices, self.payloads, self.requests, strict=True):
+            request_id = request.text if request is not None else None
+            yield Tx(self.rm, payload, self.mode, self.flight, index, self.seq, request_id)
+
+
+class IBatchResourceManager(IResourceManager):
+    """One that performs many transactions in one call: what the call itself costs is then paid once."""
+
+    def commit_many(run: Run) -> list[bytes]:
+        """Perform the transactions of ``run`` in their order; the result of each.
+
+        It has the effect of one ``commit`` after the other, and comes in their stead.
+        """
 
 
 class IResourceManagerFactory(Interface):

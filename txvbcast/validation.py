@@ -162,6 +162,7 @@ def _bounds(config: Config) -> Iterator[Problem]:
     limits = config.protocol.limits
     for path, bound in (
         ("limits.pending", limits.pending),
+        ("limits.pending_bytes", limits.pending_bytes),
         ("limits.payload", limits.payload),
         ("limits.flight_bytes", limits.flight_bytes),
         ("limits.flights", limits.flights),

@@ -17,9 +17,9 @@ import attrs
 
 from tests.http_connection import Connection
 from txvbcast.cli.failures import TYPE_PREFIX
-from txvbcast.managers.kv import decode_result, delete_payload, put_payload
 from txvbcast.sim.linearizability import NEVER
 from txvbcast.sim.witness import AFTER_ALL, Answer, Asked, Done, Found, Get, Place, Request, Set
+from txvbcast.wire.kv import decode_result, delete_payload, put_payload
 
 #: How long a node may think about a request, and how long the client waits for its word.
 TIMEOUT_S = 2.0

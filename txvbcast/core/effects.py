@@ -101,10 +101,26 @@ class Apply:
 
 
 @attrs.frozen
-class ReplyCommitted:
-    """The clients of an own flight hear committed; ``tickets`` in the order of the entry's items."""
+class Share:
+    """Transactions of one submission, side by side in it: ``count`` of them from ``place`` on.
 
-    tickets: tuple[int, ...]
+    :ivar ticket: the driver's name for the submission.
+    """
+
+    ticket: int
+    place: int
+    count: int
+
+
+@attrs.frozen
+class ReplyCommitted:
+    """The clients of an own flight hear committed.
+
+    :ivar indices: where in the entry each of the shares begins.
+    """
+
+    shares: tuple[Share, ...]
+    indices: tuple[int, ...]
     flight: FlightId
     seq: int
 
@@ -113,7 +129,7 @@ class ReplyCommitted:
 class ReplyAborted:
     """These clients hear Aborted, or NoQuorum when ``no_quorum``."""
 
-    tickets: tuple[int, ...]
+    shares: tuple[Share, ...]
     reason: str
     who: tuple[int, ...] = ()
     no_quorum: bool = False
@@ -123,7 +139,7 @@ class ReplyAborted:
 class ReplyUnknown:
     """These clients hear OutcomeUnknown."""
 
-    tickets: tuple[int, ...]
+    shares: tuple[Share, ...]
     reason: str
     who: tuple[int, ...] = ()
 
@@ -132,7 +148,7 @@ class ReplyUnknown:
 class ReplyOverloaded:
     """These clients hear Overloaded: a bound was reached before anything happened."""
 
-    tickets: tuple[int, ...]
+    shares: tuple[Share, ...]
     reason: str
 
 

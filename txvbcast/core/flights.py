@@ -5,13 +5,14 @@ Sections 3 and 7 of the protocol.  One machine per flight, never one per transac
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import Protocol
 
 import attrs
 from automat import TypeMachine, TypeMachineBuilder
 
 from txvbcast.core.commons import Commons
-from txvbcast.core.effects import ForgetResults, Prepare, Release, ReplyAborted, ReplyCommitted, ReplyUnknown
+from txvbcast.core.effects import ForgetResults, Prepare, Release, ReplyAborted, ReplyCommitted, ReplyUnknown, Share
 from txvbcast.core.marks import Mark
 from txvbcast.wire.messages import Decide, Flight, FlightId, Mode, Propose, Refusal, Vote, Withdraw
 
@@ -56,7 +57,7 @@ class CoordinatorInputs(Protocol):
 class CoordinatorCore:
     """A flight that this node coordinates.
 
-    :ivar tickets: the clients' requests that still wait, by place in the flight.
+    :ivar unanswered: the shares of the clients that still wait, each with its first place in the flight, rising.
     :ivar timeout_s: what these clients asked for; deadline_s: when the first of them wants to hear something.
     :ivar proposed_s: when it was sent.
     :ivar waiting: members whose vote is needed and not there.
@@ -66,7 +67,7 @@ class CoordinatorCore:
 
     commons: Commons
     flight: Flight
-    tickets: dict[int, int]
+    unanswered: list[tuple[int, Share]]
     timeout_s: float
     deadline_s: float
     proposed_s: float
@@ -95,18 +96,41 @@ class CoordinatorCore:
         if self.flight.mode.voted and self.master:
             self.commons.send(self.master, Decide(self.flight.id, self.accepted))
 
+    @property
+    def waiting_clients(self) -> int:
+        """How many transactions are not answered yet."""
+        return sum(share.count for _, share in self.unanswered)
+
+    def take_shares(self) -> tuple[Share, ...]:
+        """All that is not answered; it counts as answered from now on."""
+        shares = tuple(share for _, share in self.unanswered)
+        self.unanswered = []
+        return shares
+
+    def take_place(self, place: int) -> Share | None:
+        """The one transaction in that place of the flight, out of its share; None if it is answered already."""
+        for number, (first, share) in enumerate(self.unanswered):
+            before = place - first
+            if 0 <= before < share.count:
+                behind = share.count - before - 1
+                parts = (
+                    (first, Share(share.ticket, share.place, before)),
+                    (place + 1, Share(share.ticket, share.place + before + 1, behind)),
+                )
+                self.unanswered[number : number + 1] = [part for part in parts if part[1].count]
+                return Share(share.ticket, share.place + before, 1)
+        return None
+
     def reply_committed(self) -> None:
         """The waiting clients hear the result."""
-        places = self.accepted if self.refusals else tuple(range(len(self.flight.items)))
-        assert places is not None
-        if self.tickets:
-            # A client that was answered already keeps its place as ticket 0.
-            tickets = tuple(self.tickets.get(place, 0) for place in places)
-            self.commons.out.append(ReplyCommitted(tickets, self.flight.id, self.seq))
+        if self.unanswered:
+            # What was refused is neither in the entry nor among these shares.
+            refused = sorted(self.refusals)
+            indices = tuple(first - bisect_left(refused, first) for first, _ in self.unanswered)
+            self.commons.out.append(ReplyCommitted(self.take_shares(), indices, self.flight.id, self.seq))
         else:
             self.commons.reach(Mark.COMMITTED_FOR_NOBODY)
             self.commons.out.append(ForgetResults(self.flight.id))
-        self.tickets = {}
 
 
 def _coordinator_machine() -> TypeMachine[CoordinatorInputs, CoordinatorCore]:
@@ -170,17 +194,16 @@ def _coordinator_machine() -> TypeMachine[CoordinatorInputs, CoordinatorCore]:
     def on_expired_while_voting(inputs: CoordinatorInputs, core: CoordinatorCore, reason: str) -> None:
         core.phase = "done"
         core.commons.reach(Mark.EXPIRED_WHILE_VOTING)
-        core.commons.out.append(ReplyAborted(tuple(core.tickets.values()), reason, tuple(sorted(core.waiting))))
+        core.commons.out.append(ReplyAborted(core.take_shares(), reason, tuple(sorted(core.waiting))))
         core.commons.send_all(Withdraw(core.flight.id, 0))
 
     @decided.upon(CoordinatorInputs.expired).loop()
     @applied.upon(CoordinatorInputs.expired).loop()
     def on_expired(inputs: CoordinatorInputs, core: CoordinatorCore, reason: str) -> None:
-        if core.tickets:
+        if core.unanswered:
             decided = core.phase == "decided"
             core.commons.reach(Mark.EXPIRED_AFTER_DECISION if decided else Mark.EXPIRED_IN_THIRD_PHASE)
-            core.commons.out.append(ReplyUnknown(tuple(core.tickets.values()), reason))
-            core.tickets = {}
+            core.commons.out.append(ReplyUnknown(core.take_shares(), reason))
 
     @voting.upon(CoordinatorInputs.sent_again).loop()
     @decided.upon(CoordinatorInputs.sent_again).loop()
@@ -222,9 +245,9 @@ def _settle(inputs: CoordinatorInputs, core: CoordinatorCore) -> None:
 
 def _tell_refused(core: CoordinatorCore) -> None:
     for index, (peer, reason) in sorted(core.refusals.items()):
-        ticket = core.tickets.pop(index, None)
-        if ticket is not None:
-            core.commons.out.append(ReplyAborted((ticket,), reason, (peer,)))
+        share = core.take_place(index)
+        if share is not None:
+            core.commons.out.append(ReplyAborted((share,), reason, (peer,)))
 
 
 CoordinatorMachine = _coordinator_machine()

@@ -71,16 +71,16 @@ class LogRead:
 
 @attrs.frozen
 class Submitted:
-    """A client's transaction.
+    """A client's transactions, each of which is answered on its own.
 
-    :ivar ticket: the driver's name for the client's request, unique in this run.
-    :ivar item: one encoded transaction.
+    :ivar ticket: the driver's name for the submission, unique in this run.
+    :ivar items: one encoded transaction each.
     :ivar timeout_s: after this long the client wants to hear something.
     """
 
     ticket: int
     mode: Mode
-    item: bytes
+    items: tuple[bytes, ...]
     timeout_s: float
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
+from itertools import accumulate, chain
 
 import attrs
 
 from txvbcast.core.commons import Commons
-from txvbcast.core.effects import ForgetResults, ReplyAborted, ReplyOverloaded
+from txvbcast.core.effects import ForgetResults, ReplyAborted, ReplyOverloaded, Share
 from txvbcast.core.flights import CoordinatedFlight, CoordinatorCore
 from txvbcast.core.inputs import Submitted
 from txvbcast.core.journal import Journal
@@ -20,11 +22,33 @@ ITEM_OVERHEAD_BYTES = 16
 
 @attrs.frozen
 class Waiting:
-    """A transaction that is in no flight yet."""
+    """Transactions that are in no flight yet.
 
-    ticket: int
-    item: bytes
+    :ivar flight_bytes: what they take in a flight.
+    """
+
+    share: Share
+    items: tuple[bytes, ...]
     deadline_s: float
+    flight_bytes: int
+
+    @classmethod
+    def make(cls, share: Share, items: tuple[bytes, ...], deadline_s: float) -> Waiting:
+        """One for each of ``items``."""
+        return cls(share, items, deadline_s, sum(map(len, items)) + ITEM_OVERHEAD_BYTES * len(items))
+
+    def split(self, room_bytes: int, least: int) -> tuple[Waiting | None, Waiting]:
+        """The first ones, as many as fit in ``room_bytes`` and at least ``least`` of them, and the others."""
+        count = 0
+        while count < least or len(self.items[count]) + ITEM_OVERHEAD_BYTES <= room_bytes:
+            room_bytes -= len(self.items[count]) + ITEM_OVERHEAD_BYTES
+            count += 1
+        ticket, place = self.share.ticket, self.share.place
+        rest = Share(ticket, place + count, self.share.count - count)
+        others = Waiting.make(rest, self.items[count:], self.deadline_s)
+        if not count:
+            return None, others
+        return Waiting.make(Share(ticket, place, count), self.items[:count], self.deadline_s), others
 
 
 @attrs.define(eq=False)
@@ -37,6 +61,7 @@ class Submissions:
     :ivar absent_s: members that are not normal: since when they are away by announcement, None without one.
     :ivar refusing: why submissions are refused at the door, empty when they are not.
     :ivar master: who orders now, 0 when flights have to wait.
+    :ivar gathered: the transactions in ``making``.
     """
 
     commons: Commons
@@ -45,29 +70,51 @@ class Submissions:
     master: int = 0
     absent_s: dict[int, float | None] = attrs.field(factory=dict)
     making: dict[tuple[Mode, float], deque[Waiting]] = attrs.field(factory=dict)
+    gathered: int = 0
+    gathered_bytes: int = 0
     under_way: dict[int, CoordinatedFlight] = attrs.field(factory=dict)
     next_number: int = 1
 
     @property
     def pending(self) -> int:
-        """Clients' requests that are not answered."""
-        flying = sum(len(flight.core.tickets) for flight in self.under_way.values())
-        return flying + sum(map(len, self.making.values()))
+        """Transactions that are not answered."""
+        return self.gathered + sum(flight.core.waiting_clients for flight in self.under_way.values())
 
     def submit(self, submitted: Submitted) -> None:
-        """Take a transaction, or refuse it at the door."""
+        """Take transactions, or refuse them at the door."""
+        share = Share(submitted.ticket, 0, len(submitted.items))
         if self.refusing:
-            self._abort((submitted.ticket,), self.refusing, no_quorum=True)
+            self._abort((share,), self.refusing, no_quorum=True)
             return
-        limit = self.commons.config.limits.pending
-        if self.pending >= limit:
-            reason = f"{limit} transactions are pending on this node (limits.pending)"
-            self.commons.out.append(ReplyOverloaded((submitted.ticket,), reason))
-            return
-        key = (submitted.mode, submitted.timeout_s)
         deadline_s = self.commons.now_s + submitted.timeout_s
-        self.making.setdefault(key, deque()).append(Waiting(submitted.ticket, submitted.item, deadline_s))
+        waiting = Waiting.make(share, submitted.items, deadline_s)
+        full = self._full(waiting)
+        if full:
+            self.commons.out.append(ReplyOverloaded((share,), full))
+            return
+        self._gather((submitted.mode, submitted.timeout_s), waiting)
         self.commons.need_turn()
+
+    def _full(self, waiting: Waiting) -> str:
+        """Why ``waiting`` cannot be taken, empty when it can."""
+        limits = self.commons.config.limits
+        pending = self.pending
+        if pending + waiting.share.count > limits.pending:
+            return f"{pending} transactions are pending on this node, {limits.pending} may be (limits.pending)"
+        if self.gathered_bytes and self.gathered_bytes + waiting.flight_bytes > limits.pending_bytes:
+            return (
+                f"{self.gathered_bytes} bytes of transactions wait on this node, "
+                f"{limits.pending_bytes} may (limits.pending_bytes)"
+            )
+        return ""
+
+    def _gather(self, key: tuple[Mode, float], waiting: Waiting) -> None:
+        self.making.setdefault(key, deque()).append(waiting)
+        self._count(waiting, 1)
+
+    def _count(self, waiting: Waiting, sign: int) -> None:
+        self.gathered += sign * waiting.share.count
+        self.gathered_bytes += sign * waiting.flight_bytes
 
     def dispatch(self) -> None:
         """Send what has gathered, as far as flights may be under way."""
@@ -81,11 +128,18 @@ class Submissions:
             self._propose(key, batch)
 
     def _take(self, queue: deque[Waiting]) -> list[Waiting]:
-        batch = [queue.popleft()]
-        room = self.commons.config.limits.flight_bytes - len(batch[0].item)
-        while queue and room >= len(queue[0].item) + ITEM_OVERHEAD_BYTES:
-            room -= len(queue[0].item) + ITEM_OVERHEAD_BYTES
-            batch.append(queue.popleft())
+        batch: list[Waiting] = []
+        room_bytes = self.commons.config.limits.flight_bytes
+        while queue and room_bytes > 0:
+            waiting = queue.popleft()
+            self._count(waiting, -1)
+            if waiting.flight_bytes > room_bytes and waiting.share.count + len(batch) > 1:
+                head, rest = waiting.split(room_bytes, least=0 if batch else 1)
+                queue.appendleft(rest)
+                self._count(rest, 1)
+                return batch if head is None else [*batch, head]
+            batch.append(waiting)
+            room_bytes -= waiting.flight_bytes
         return batch
 
     def _propose(self, key: tuple[Mode, float], batch: list[Waiting]) -> None:
@@ -97,13 +151,14 @@ class Submissions:
             mode=mode,
             born=self.journal.applied_table[self.commons.me].since,
             oldest=min(self.under_way, default=number),
-            items=tuple(waiting.item for waiting in batch),
+            items=tuple(chain.from_iterable(waiting.items for waiting in batch)),
             seen=self.journal.applied,
         )
+        shares = [waiting.share for waiting in batch]
         core = CoordinatorCore(
             self.commons,
             flight,
-            tickets={place: waiting.ticket for place, waiting in enumerate(batch)},
+            unanswered=list(zip(accumulate((each.count for each in shares), initial=0), shares, strict=False)),
             timeout_s=timeout_s,
             deadline_s=min(waiting.deadline_s for waiting in batch),
             proposed_s=self.commons.now_s,
@@ -227,7 +282,7 @@ class Submissions:
                 self.commons.reach(Mark.MISSING_VOTE_REPORTED)
                 for peer in sorted(core.waiting):
                     self.commons.send(self.master or self.commons.me, Suspect(peer, core.flight.id))
-            if now_s >= core.deadline_s and core.tickets:
+            if now_s >= core.deadline_s and core.unanswered:
                 flight.machine.expired(self._why_late())
         self._expire_making(now_s)
         self._sweep()
@@ -239,12 +294,12 @@ class Submissions:
 
     def _expire_making(self, now_s: float) -> None:
         for key, queue in tuple(self.making.items()):
-            late = [waiting.ticket for waiting in queue if waiting.deadline_s <= now_s]
+            late = [waiting for waiting in queue if waiting.deadline_s <= now_s]
             if late:
                 reason = "the transaction was never sent: " + (
                     "too many flights are under way" if self.master else "there was no master, or this node was away"
                 )
-                self._abort(tuple(late), reason, no_quorum=not self.master)
+                self._give_up(late, reason, no_quorum=not self.master)
                 self.making[key] = deque(waiting for waiting in queue if waiting.deadline_s > now_s)
             if not self.making[key]:
                 del self.making[key]
@@ -253,12 +308,17 @@ class Submissions:
         """The quorum is lost: what was never sent is refused, and so is what comes."""
         self.refusing = reason
         for queue in self.making.values():
-            self._abort(tuple(waiting.ticket for waiting in queue), reason, no_quorum=True)
+            self._give_up(queue, reason, no_quorum=True)
         self.making.clear()
 
-    def _abort(self, tickets: tuple[int, ...], reason: str, no_quorum: bool) -> None:
-        if tickets:
-            self.commons.out.append(ReplyAborted(tickets, reason, no_quorum=no_quorum))
+    def _give_up(self, late: Collection[Waiting], reason: str, no_quorum: bool) -> None:
+        for waiting in late:
+            self._count(waiting, -1)
+        self._abort(tuple(waiting.share for waiting in late), reason, no_quorum)
+
+    def _abort(self, shares: tuple[Share, ...], reason: str, no_quorum: bool) -> None:
+        if shares:
+            self.commons.out.append(ReplyAborted(shares, reason, no_quorum=no_quorum))
 
     @property
     def idle(self) -> bool:
@@ -272,14 +332,16 @@ class Submissions:
                 continue
             del self.under_way[number]
             if flight.core.returned:
-                self.commons.reach(Mark.FLIGHT_PROPOSED_ANEW if flight.core.tickets else Mark.DEAD_FLIGHT_OF_NOBODY)
+                self.commons.reach(Mark.FLIGHT_PROPOSED_ANEW if flight.core.unanswered else Mark.DEAD_FLIGHT_OF_NOBODY)
                 self._put_back(flight.core)
         if self.making:
             self.commons.need_turn()
 
     def _put_back(self, core: CoordinatorCore) -> None:
+        if not core.unanswered:
+            return
         queue = self.making.setdefault((core.flight.mode, core.timeout_s), deque())
-        for place, ticket in sorted(core.tickets.items(), reverse=True):
-            queue.appendleft(Waiting(ticket, core.flight.items[place], core.deadline_s))
-        if not queue:
-            del self.making[(core.flight.mode, core.timeout_s)]
+        for first, share in reversed(core.unanswered):
+            items = core.flight.items[first : first + share.count]
+            queue.appendleft(Waiting.make(share, items, core.deadline_s))
+            self._count(queue[0], 1)

@@ -36,9 +36,12 @@ class Bounds(Check):
 
     def _on_submitted(self, node: SimNode, event: Submitted) -> None:
         submissions = node.driver.replica.submissions
-        waiting = sum(map(len, submissions.making.values()))
-        flying = sum(len(flight.core.tickets) for flight in submissions.under_way.values())
-        _check(node, "clients' transactions", waiting + flying, node.driver.config.limits.pending)
+        waiting = [each for queue in submissions.making.values() for each in queue]
+        gathered, gathered_bytes = sum(each.share.count for each in waiting), sum(each.flight_bytes for each in waiting)
+        flying = sum(flight.core.waiting_clients for flight in submissions.under_way.values())
+        _check(node, "clients' transactions", gathered + flying, node.driver.config.limits.pending)
+        if (gathered, gathered_bytes) != (submissions.gathered, submissions.gathered_bytes):
+            raise Violation(f"node {node.node_id} has counted its waiting transactions wrongly")
 
     def _on_read(self, node: SimNode, event: ReadRequested) -> None:
         reads = node.driver.replica.reads

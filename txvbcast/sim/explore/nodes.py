@@ -15,7 +15,7 @@ import attrs
 
 from txvbcast.core import effects, inputs
 from txvbcast.core.commons import TICK, TURN
-from txvbcast.core.effects import Persist, ReadLog
+from txvbcast.core.effects import Persist, ReadLog, Share
 from txvbcast.core.inputs import Input, StoredState
 from txvbcast.core.replica import Replica
 from txvbcast.sim.explore.scopes import Scope
@@ -182,9 +182,9 @@ class Step:
             effects.SetTimer: self._set_timer,
             effects.Prepare: self._prepare,
             effects.Apply: lambda effect: self.notes.append(Applied(effect.entry, effect.dead)),
-            effects.ReplyCommitted: lambda effect: self._hear(effect.tickets, effect.seq),
-            effects.ReplyAborted: lambda effect: self._hear(effect.tickets, None),
-            effects.ReplyOverloaded: lambda effect: self._hear(effect.tickets, None),
+            effects.ReplyCommitted: lambda effect: self._hear(effect.shares, effect.seq),
+            effects.ReplyAborted: lambda effect: self._hear(effect.shares, None),
+            effects.ReplyOverloaded: lambda effect: self._hear(effect.shares, None),
             effects.ResetLinks: self._reset_links,
         }
 
@@ -239,8 +239,8 @@ class Step:
         refused = {each.payload for each in self.scope.submissions if me in each.refused_by}
         return tuple(Refusal(place, "no") for place, item in enumerate(flight.items) if unpack(item).payload in refused)
 
-    def _hear(self, tickets: tuple[int, ...], seq: int | None) -> None:
-        payloads = tuple(self._payloads[ticket] for ticket in tickets if ticket)
+    def _hear(self, shares: tuple[Share, ...], seq: int | None) -> None:
+        payloads = tuple(self._payloads[share.ticket] for share in shares)
         if payloads:
             self.notes.append(Heard(payloads, seq))
 
@@ -448,7 +448,7 @@ def _wake(step: Step) -> None:
 def _submit(step: Step, number: int) -> None:
     submission = step.scope.submissions[number - 1]
     item = pack(Transaction("recorder", submission.payload))
-    step.do(inputs.Submitted(number, submission.mode, item, submission.timeout_s))
+    step.do(inputs.Submitted(number, submission.mode, (item,), submission.timeout_s))
 
 
 def _leave(step: Step, holdable: int) -> None:

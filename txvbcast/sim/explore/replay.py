@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from txvbcast.applications import Applications
+from txvbcast.applications import Applications, Performed
 from txvbcast.core.effects import Persist, ReadLog
 from txvbcast.core.inputs import PastAbsence, StoredState
 from txvbcast.driver import Driver
@@ -78,7 +78,7 @@ class Watched(Applications):
         super().__init__([manager])
         self._watch = watch
 
-    def apply(self, entry: Entry, dead: bool) -> list[Committed]:
+    def apply(self, entry: Entry, dead: bool) -> Performed:
         """Tell, then perform."""
         self._watch(Applied(entry, dead))
         return super().apply(entry, dead)
