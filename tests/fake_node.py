@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -12,9 +12,11 @@ from txvbcast.absences import Notice, past_document
 from txvbcast.config import CHANGE_KINDS
 from txvbcast.core.history import predictions
 from txvbcast.core.inputs import PastAbsence
-from txvbcast.errors import Committed, Unsafe
+from txvbcast.driver import Sink
+from txvbcast.errors import Committed, SubmissionError, Unsafe
 from txvbcast.interfaces import Go, Tx
 from txvbcast.managers.kv import KeyValueManager
+from txvbcast.wire.items import Request
 from txvbcast.wire.messages import Mode
 
 
@@ -114,6 +116,8 @@ class FakeNode:
 
     :ivar failure: what the next submission, barrier or handover fails with.
     :ivar holding: deferreds of submissions that wait for ever, while not None.
+    :ivar held: sinks of submissions of many that wait for ever, by ticket, while not None.
+    :ivar forgotten: tickets that nobody listens to.
     :ivar answer: how the next absences are answered: ``confirmed``, ``silent``, or a reason why not.
     :ivar asked: arguments of the calls, for tests to look at.
     """
@@ -132,6 +136,9 @@ class FakeNode:
         self.absences = FakeAbsences(self)
         self.past: list[PastAbsence] = []
         self.margin = 1.5
+        self.tickets = 0
+        self.held: dict[int, Sink] | None = None
+        self.forgotten: list[int] = []
         self.adapters: list[dict[str, Any]] = []
 
     def _failing(self) -> Deferred[Any] | None:
@@ -166,6 +173,36 @@ class FakeNode:
             self.outcomes[request_id] = committed
         return succeed(committed)
 
+    def submit_many(
+        self,
+        rm: str,
+        payloads: Sequence[bytes],
+        mode: Mode,
+        timeout_s: float,
+        requests: Sequence[Request] | None,
+        sink: Sink,
+    ) -> int:
+        self.asked.append((rm, tuple(payloads), mode, timeout_s, requests))
+        if rm not in ("kv", "echo"):
+            raise ValueError(f"there is no resource manager {rm!r}; expected one of echo, kv")
+        self.tickets += 1
+        failure, self.failure = self.failure, None
+        if isinstance(failure, SubmissionError):
+            sink.failed(range(len(payloads)), failure)
+        elif self.held is not None:
+            self.held[self.tickets] = sink
+        else:
+            self.applied += 1
+            txs = [Tx(rm, payload, mode, "1.1.1", at, self.applied) for at, payload in enumerate(payloads)]
+            results = [self.kv.commit(tx) if rm == "kv" else tx.payload for tx in txs]
+            for at, request in enumerate(requests or ()):
+                self.outcomes[request.text] = Committed(self.applied, at, results[at])
+            sink.committed(0, self.applied, 0, results)
+        return self.tickets
+
+    def forget(self, ticket: int) -> None:
+        self.forgotten.append(ticket)
+
     def outcome(self, request_id: str) -> Committed | None:
         return self.outcomes.get(request_id)
 
@@ -194,7 +231,8 @@ class FakeNode:
         members = [self._member(1, "normal"), self._member(2, "inactive"), self._member(3, "normal")]
         return {
             "node_id": 1, "name": "one", "epoch": 65537, "epoch_text": "1.1", "master": self.master,
-            "standing": "normal", "committed": self.applied, "everywhere": self.applied, "applied": self.applied,
+            "standing": "normal", "state": "normal", "committed": self.applied, "everywhere": self.applied,
+            "applied": self.applied,
             "members": members, "quorum": {"voters": [1, 2, 3], "needed": 2, "ok": self.quorum},
             "adapters": self.adapters, "absences": [],
         }  # fmt: skip

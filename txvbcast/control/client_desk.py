@@ -291,7 +291,7 @@ class Desk:
         if reason:
             self.refuse(reason)
             return
-        self.session, self.program = hello.session, hello.program
+        self.session, self.program = hello.session, hello.program[:_QUOTED_CHARS_MAX]
         facts = self._desks.facts
         self.say(
             Welcome(

@@ -62,7 +62,7 @@ class FrameDecoder(Generic[M]):
     and flags with the rest of the header: nothing of a body that will be refused is waited for.  The
     cost is linear in the bytes fed, however they are cut.
 
-    :param frame_bytes_max: the longest body that is read.
+    :ivar frame_bytes_max: the longest body that is read; may be changed between two calls.
     :param family: the messages that may come; by default those of the nodes to each other.
     """
 
@@ -73,7 +73,7 @@ class FrameDecoder(Generic[M]):
     def __init__(self, frame_bytes_max: int = ..., *, family: Family[M]) -> None: ...
 
     def __init__(self, frame_bytes_max: int = FRAME_BYTES_MAX, *, family: Family[Any] = PEERS) -> None:
-        self._frame_bytes_max = frame_bytes_max
+        self.frame_bytes_max = frame_bytes_max
         self._family: Family[M] = family
         self._buffer = bytearray()
         self._start = 0  # of the frame that comes next; what lies before it is done with
@@ -118,9 +118,9 @@ class FrameDecoder(Generic[M]):
         if len(buffer) < start + _LENGTH.size:
             return None
         (length,) = _LENGTH.unpack_from(buffer, start)
-        if not 1 <= length <= self._frame_bytes_max:
+        if not 1 <= length <= self.frame_bytes_max:
             raise RemoteProtocolError(
-                f"a frame has a body of {length} bytes where 1 to {self._frame_bytes_max} are allowed"
+                f"a frame has a body of {length} bytes where 1 to {self.frame_bytes_max} are allowed"
             )
         body_start = start + HEADER_BYTES
         if len(buffer) < body_start:
