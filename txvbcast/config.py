@@ -100,7 +100,7 @@ class QueueConfig:
 
 @attrs.frozen
 class LimitsConfig:
-    """:ivar pending: transactions of clients that wait on this node; :ivar pending_bytes: of those that are in no flight;
+    """:ivar pending: transactions of clients that wait on this node; :ivar pending_bytes: of those in no flight yet;
     :ivar payload: bytes of one; :ivar flight_bytes: of one flight; :ivar flights: under way of one coordinator."""
 
     pending: int = 10_000
