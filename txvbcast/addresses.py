@@ -86,6 +86,25 @@ def _check_host_name(host: str) -> None:
         raise ValueError(f"{host!r} is no valid host name")
 
 
+def reached_by(told: str, host: str) -> str:
+    """``HOST:PORT`` as another machine uses it: where a wildcard was told, ``host``, under which that machine is known.
+
+    :param told: another program's word, which may be anything.
+    :return: empty when ``told`` is no address.
+    """
+    try:
+        address = parse_address(told)
+    except ValueError:
+        return ""
+    return str(Address(_unmapped(host), address.port) if is_wildcard(address.host) else address)
+
+
+def _unmapped(host: str) -> str:
+    """An IPv4 address as IPv4 writes it: a socket for both families names it in the form of IPv6."""
+    ip = _ip_address(host)
+    return str(ip.ipv4_mapped) if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped else host
+
+
 def same_place(address: Address) -> tuple[str, int]:
     """Equal for two spellings of one address."""
     ip = _ip_address(address.host)

@@ -101,13 +101,15 @@ class QueueConfig:
 @attrs.frozen
 class LimitsConfig:
     """:ivar pending: transactions of clients that wait on this node; :ivar pending_bytes: of those in no flight yet;
-    :ivar payload: bytes of one; :ivar flight_bytes: of one flight; :ivar flights: under way of one coordinator."""
+    :ivar payload: bytes of one; :ivar flight_bytes: of one flight; :ivar flights: under way of one coordinator;
+    :ivar clients: that are connected to the client port."""
 
     pending: int = 10_000
     pending_bytes: int = 64 << 20
     payload: int = 1 << 20
     flight_bytes: int = 1 << 20
     flights: int = 8
+    clients: int = 512
 
 
 @attrs.frozen

@@ -184,6 +184,7 @@ _FILE: Final = section(
                     "payload": Key(_SIZE),
                     "flight_bytes": Key(_SIZE),
                     "flights": Key(WHOLE),
+                    "clients": Key(WHOLE),
                 }
             )
         ),

@@ -11,15 +11,18 @@ from typing import Any
 from twisted.application import service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IDelayedCall, IListeningPort
+from twisted.internet.interfaces import IDelayedCall, IListeningPort, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txvbcast import errors
 from txvbcast.absences import WAIT_S, HeldChange, Notice
+from txvbcast.addresses import reached_by
 from txvbcast.applications import Applications
-from txvbcast.config import Config
+from txvbcast.config import Address, Config
 from txvbcast.configfile import load
+from txvbcast.control.client_desk import OUTSTANDING_MAX, DeskFacts, Desks
+from txvbcast.control.client_port import ClientPort
 from txvbcast.control.contracts import HttpLimits
 from txvbcast.control.http import HttpApi
 from txvbcast.driver import Driver
@@ -31,12 +34,13 @@ from txvbcast.net.names import resolve
 from txvbcast.net.network import Network
 from txvbcast.store.sqlite import SqliteStore
 from txvbcast.virt.adapters import Adapters
+from txvbcast.wire.client_messages import NodeLine
 from txvbcast.wire.messages import Mode
 
 log = Logger()
 
-#: Clients that may connect in one go: one more would wait a second or longer for its kernel to try again.
-HTTP_BACKLOG = 1024
+#: Programs that may connect to a port in one go: one more would wait a second or longer for its kernel to try again.
+LISTEN_BACKLOG = 1024
 #: Pieces of the stored log that are read at once at start, in bytes.
 RESTORE_BYTES = 4 << 20
 
@@ -91,8 +95,10 @@ class Service(service.Service):
         self._driver: Driver | None = None
         self._store: SqliteStore | None = None
         self._network: Network | None = None
+        self._desks: Desks | None = None
+        self._clients: ClientPort | None = None
         self._http: HttpApi | None = None
-        self._port: IListeningPort | None = None
+        self._ports: list[IListeningPort] = []
         self.listening: Deferred[None] = Deferred()
 
     @classmethod
@@ -174,24 +180,55 @@ class Service(service.Service):
         network, driver = self._network, self._driver
         assert network is not None and driver is not None
         await network.start()
-        kv = next((manager for manager in self._managers if isinstance(manager, KeyValueManager)), None)
-        limits = HttpLimits(payload_bytes_max=self.config.protocol.limits.payload)
-        self._http = HttpApi(driver, self.config.node_id, self._reactor, kv, limits)
-        address = self.config.listen.http
+        listen, limits = self.config.listen, self.config.protocol.limits
+        stores = [manager for manager in self._managers if isinstance(manager, KeyValueManager)]
+        self._desks = Desks(driver, stores, self._desk_facts(network))
+        self._clients = ClientPort(self._desks, self._reactor)
+        http_limits = HttpLimits(payload_bytes_max=limits.payload)
+        self._http = HttpApi(driver, self.config.node_id, self._reactor, stores[0] if stores else None, http_limits)
+        await self._listen_at("client", listen.client, self._clients)
+        await self._listen_at("http", listen.http, self._http.site)
+        if not self.running:
+            return
+        log.info(
+            "peers at {peer}, clients at {client}, HTTP at {http}",
+            peer=str(listen.peer), client=str(listen.client), http=str(listen.http),
+        )  # fmt: skip
+        self.listening.callback(None)
+
+    async def _listen_at(self, key: str, address: Address, factory: IProtocolFactory) -> None:
         hosts = await resolve(self._reactor, address.host, address.port)
         if not self.running:
             return
         try:
-            self._port = self._reactor.listenTCP(
-                address.port, self._http.site, HTTP_BACKLOG, interface=(hosts or (address.host,))[0]
+            port = self._reactor.listenTCP(
+                address.port, factory, LISTEN_BACKLOG, interface=(hosts or (address.host,))[0]
             )
         except CannotListenError as error:
             raise errors.ConfigError(
-                f"listen.http: cannot listen at {address}: {error.socketError}; "
+                f"listen.{key}: cannot listen at {address}: {error.socketError}; "
                 "stop the program that has the port (is this node running already?), or choose another"
             ) from error
-        log.info("peers at {peer}, HTTP at {http}", peer=str(self.config.listen.peer), http=str(address))
-        self.listening.callback(None)
+        self._ports.append(port)
+
+    def _desk_facts(self, network: Network) -> DeskFacts:
+        """What clients are told of this node."""
+        config, limits = self.config, self.config.protocol.limits
+
+        def nodes(host: str) -> tuple[NodeLine, ...]:
+            known = network.client_addresses()
+            known[config.node_id] = reached_by(str(config.listen.client), host)
+            return tuple(NodeLine(member.id, member.name, known.get(member.id, "")) for member in config.members)
+
+        return DeskFacts(
+            cluster_id=config.cluster_id,
+            cluster_name=config.cluster_name,
+            node_id=config.node_id,
+            payload_bytes_max=limits.payload,
+            outstanding_max=min(limits.pending, OUTSTANDING_MAX),
+            clients_max=limits.clients,
+            nodes=nodes,
+        )
 
     def _cannot_listen(self, failure: Failure) -> None:
         error = failure.value
@@ -204,14 +241,18 @@ class Service(service.Service):
         return Deferred.fromCoroutine(self._stop())
 
     async def _stop(self) -> None:
+        if self._desks is not None:
+            self._desks.leave(f"node {self.config.node_id} stops")
         await self._adapters.stop()
         if self._driver is not None:
             await self._driver.stop()
             self._driver.halt()
         if self._http is not None:
             self._http.close()
-        if self._port is not None:
-            await maybeDeferred(self._port.stopListening)
+        for port in self._ports:
+            await maybeDeferred(port.stopListening)
+        if self._clients is not None:
+            await self._clients.close("this node stops")
         if self._network is not None:
             await self._network.stop()
         if self._store is not None:

@@ -166,6 +166,7 @@ def _bounds(config: Config) -> Iterator[Problem]:
         ("limits.payload", limits.payload),
         ("limits.flight_bytes", limits.flight_bytes),
         ("limits.flights", limits.flights),
+        ("limits.clients", limits.clients),
         ("queue.max_bytes", config.queue.max_bytes),
     ):
         if bound < 1:

@@ -206,13 +206,14 @@ insecure: true
 #  migrate_out: 5s
 #  snapshot: 2s
 
-# Transactions that wait here, bytes of those, bytes of one, bytes of a batch, batches under way.
+# Transactions that wait here, bytes of those, bytes of one, bytes of a batch, batches under way; clients.
 #limits:
 #  pending: 10000
 #  pending_bytes: 64MiB
 #  payload: 1MiB
 #  flight_bytes: 1MiB
 #  flights: 8
+#  clients: 512
 """
 
 

@@ -13,14 +13,16 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
-from twisted.internet.interfaces import IAddress, IDelayedCall, IListeningPort
+from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
+from txvbcast.addresses import reached_by
 from txvbcast.config import Config, MemberConfig
 from txvbcast.core.inputs import StoredState
 from txvbcast.net.dialler import Dialler
 from txvbcast.net.link import HELLO_TIMEOUT_S, LINK_BYTES_MAX, Link, Receiver
+from txvbcast.turns import Turn
 from txvbcast.wire.codec import encode_frame
 from txvbcast.wire.hello import check_hello, members_digest
 from txvbcast.wire.messages import Hello, MemberLine, Message
@@ -50,6 +52,7 @@ def own_hello(config: Config, stored: StoredState) -> Hello:
         members_digest=members_digest(lines),
         members=lines,
         vms=config.vms,
+        client=str(config.listen.client),
     )
 
 
@@ -73,6 +76,7 @@ class Links:
     :param linked: told of each peer whose link comes up, and its address, before the receiver is.
     :param link_bytes_max: see :data:`~txvbcast.net.link.LINK_BYTES_MAX`.
     :param hello_timeout_s: see :data:`~txvbcast.net.link.HELLO_TIMEOUT_S`.
+    :param turn: the reactor's turns, which others may share.
     :param chance: gives numbers from 0 to 1, for the jitter of the pauses between attempts to connect.
     """
 
@@ -88,6 +92,7 @@ class Links:
         link_bytes_max: int = LINK_BYTES_MAX,
         hello_timeout_s: float = HELLO_TIMEOUT_S,
         chance: Callable[[], float] = random.random,
+        turn: Turn | None = None,
     ) -> None:
         self.reactor = reactor
         self.link_bytes_max = link_bytes_max
@@ -96,6 +101,7 @@ class Links:
         self.hello_frame = encode_frame(self.hello)
         self.stopping = False
         self._linked = linked
+        self._turn = turn or Turn(reactor)
         self._chance = chance
         self._others = tuple(member.id for member in config.members if member.id != config.node_id)
         self._diallers = {m.id: self._dialler(m) for m in config.members if m.id < config.node_id}
@@ -103,9 +109,10 @@ class Links:
         self._open: dict[Link, None] = {}  # every connection that stands
         self._strangers: dict[Link, None] = {}  # those accepted and without Hello, oldest first
         self._up: dict[int, Link] = {}  # as the receiver knows them
+        self._client_addresses: dict[int, str] = {}
         self._troubles: dict[tuple[str, str], None] = {}
         self._unflushed: dict[Link, None] = {}
-        self._flush_call: IDelayedCall | None = None
+        self._will_flush = False
         self._encoded: tuple[Message, bytes] | None = None
         self._all_gone: Deferred[None] = Deferred()
 
@@ -139,9 +146,6 @@ class Links:
         self.stopping = True
         for dialler in self._diallers.values():
             dialler.stop()
-        if self._flush_call is not None:
-            self._flush_call.cancel()
-            self._flush_call = None
         for link in list(self._open):
             link.close("this node stops")
         self._check_all_gone()
@@ -166,8 +170,9 @@ class Links:
             return
         link.send(self._frame_of(message))
         self._unflushed[link] = None
-        if self._flush_call is None and not self.stopping:
-            self._flush_call = self.reactor.callLater(0, self._flush)
+        if not self._will_flush and not self.stopping:
+            self._will_flush = True
+            self._turn.at_end(self._flush)
 
     def reset(self, reason: str) -> None:
         """Abort every link; the dialling sides open them anew."""
@@ -181,7 +186,7 @@ class Links:
         return self._encoded[1]
 
     def _flush(self) -> None:
-        self._flush_call = None
+        self._will_flush = False
         self._encoded = None
         links, self._unflushed = self._unflushed, {}
         for link in links:
@@ -190,6 +195,10 @@ class Links:
     def links(self) -> dict[int, bool]:
         """Every other member's id, and whether there is a link to it."""
         return {peer: peer in self._up for peer in self._others}
+
+    def client_addresses(self) -> dict[int, str]:
+        """Where clients reach the other members, ``HOST:PORT``, as each said when it was last linked; may be empty."""
+        return dict(self._client_addresses)
 
     # --- what the links tell -----------------------------------------------------------
 
@@ -231,6 +240,7 @@ class Links:
         self._up[link.peer] = link
         self._troubles = {trouble: None for trouble in self._troubles if trouble[0] != link.whom}
         self.log.info("the link to node {peer} is up, at {host}", peer=link.peer, host=link.host)
+        self._client_addresses[link.peer] = reached_by(hello.client, link.host)
         self._linked(link.peer, link.host)
         self.receiver.peer_up(link.peer, hello.incarnation, hello.disk_id, hello.vms)
 

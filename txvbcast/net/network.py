@@ -15,6 +15,7 @@ from txvbcast.net.datagrams import Datagrams
 from txvbcast.net.link import HELLO_TIMEOUT_S, LINK_BYTES_MAX, Receiver
 from txvbcast.net.links import Links
 from txvbcast.net.names import is_ipv6, resolve
+from txvbcast.turns import Turn
 from txvbcast.wire.messages import Message
 
 #: This machine has no such address, or no such family: of the addresses of one name, one may be missing so.
@@ -36,6 +37,7 @@ class Network:
     :param reactor: provides IReactorTCP, IReactorUDP, IReactorTime and IReactorPluggableNameResolver.
     :param link_bytes_max: what may wait for one peer before its connection is aborted.
     :param hello_timeout_s: how long a new connection may take to say Hello.
+    :param turn: the reactor's turns, which others may share.
     """
 
     def __init__(
@@ -46,13 +48,14 @@ class Network:
         receiver: Receiver | None = None,
         link_bytes_max: int = LINK_BYTES_MAX,
         hello_timeout_s: float = HELLO_TIMEOUT_S,
+        turn: Turn | None = None,
     ) -> None:
         self.receiver = receiver
         self._address = config.listen.peer
         self._reactor = reactor
         self._stopping = False
         self._datagrams = Datagrams(config, reactor)
-        self._links = Links(config, stored, reactor, self._datagrams.linked, link_bytes_max, hello_timeout_s)
+        self._links = Links(config, stored, reactor, self._datagrams.linked, link_bytes_max, hello_timeout_s, turn=turn)
 
     # --- life --------------------------------------------------------------------------
 
@@ -135,6 +138,10 @@ class Network:
     def links(self) -> dict[int, bool]:
         """Every other member's id, and whether there is a link to it."""
         return self._links.links()
+
+    def client_addresses(self) -> dict[int, str]:
+        """Where clients reach the other members, ``HOST:PORT``; empty for those who have not said it usably."""
+        return self._links.client_addresses()
 
 
 def _cannot_listen(kind: str, error: CannotListenError) -> str:

@@ -212,6 +212,7 @@ class Hello:
     :ivar members_digest: of ``members``.
     :ivar members: every node of the cluster as the sender is configured.
     :ivar vms: the virtual machines that the sender hosts, as it is configured.
+    :ivar client: where it listens for clients, ``host:port`` as it is configured; the host may be a wildcard.
     """
 
     cluster_id: str
@@ -224,6 +225,7 @@ class Hello:
     members_digest: str
     members: tuple[MemberLine, ...]
     vms: tuple[str, ...] = ()
+    client: str = ""
 
 
 @attrs.frozen
