@@ -217,6 +217,8 @@ class UsageTests(CommandCase):
             (("--seeds", "1-2", "--noise", "1h"), "Say which runs"),
             (("--noise", "1h", "--seed", "1", "--svg", self.mktemp()), "--svg goes with --seed only"),
             (("--noise", "1h", "--soak"), "--soak and --events go with --seed or --seeds"),
+            (("--cost", "--events", "3"), "--soak and --events go with --seed or --seeds only"),
+            (("--cost", "--seed", "3"), "Say which runs"),
             (("--noise", "60"), "'60' has no unit: write 60s or 60ms"),
             (("--noise", "0s"), "'0s' is no time at all"),
             (("--noise", "1h", "--nodes", "1"), "1 is not in the range 2<=x<=101"),

@@ -1,4 +1,4 @@
-"""``python -m txvbcast.sim``: random runs of a simulated cluster, one to look at, many to find one, or a noisy one."""
+"""``python -m txvbcast.sim``: random runs of a simulated cluster, one to look at or many; noisy ones; quiet ones."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from twisted.logger import globalLogBeginner
 from txvbcast.config import HeartbeatConfig
 from txvbcast.sim import campaign
 from txvbcast.sim.campaign import CampaignResult, Result
+from txvbcast.sim.cost import SIZES, table
 from txvbcast.sim.diagram import draw
 from txvbcast.sim.noise import Noise, NoiseResult, NoisyCluster
 from txvbcast.sim.options import Options
@@ -124,6 +125,7 @@ class Window:
     "--worst-stall", "stall_s", type=Duration(), metavar="DURATION", default="500ms", show_default=True,
     help="The longest time for which a noisy node does not run.",
 )  # fmt: skip
+@click.option("--cost", is_flag=True, help="Count what flights and heartbeats cost in clusters of 2 to 101 nodes.")
 @click.pass_context
 def main(
     context: click.Context,
@@ -143,12 +145,17 @@ def main(
     nodes: int,
     timeout_s: float,
     stall_s: float,
+    cost: bool,
 ) -> None:
     """Run simulated clusters under faults that are drawn from seeds, and check that what must hold does.
 
     The exit status is 0 if it does, 1 if not, 2 for wrong usage, and 130 after Ctrl-C.
     """
     _check_usage(context)
+    if cost:
+        for line in table(SIZES):
+            click.echo(line)
+        return
     if noise_s is not None:
         heartbeat, noise = HeartbeatConfig(timeout_s=timeout_s), Noise(stall_worst_s=stall_s)
         cluster = NoisyCluster(1 if seed is None else seed, nodes, heartbeat, noise)
@@ -167,6 +174,7 @@ _BELONGS = {
     "seed": ("svg", "from_s", "to_s", "heartbeats"),
     "seeds": ("jobs", "failures", "keep_going", "marks"),
     "noise_s": ("nodes", "timeout_s", "stall_s"),
+    "cost": (),
 }
 
 
@@ -179,13 +187,15 @@ def _check_usage(context: click.Context) -> None:
     if "noise_s" in ways:
         ways -= {"seed"}  # the seed of the noise
     if len(ways) != 1:
-        raise click.UsageError("Say which runs: --seed N for one, --seeds A-B for many, --noise 1h for a noisy one.")
+        raise click.UsageError(
+            "Say which runs: --seed N for one, --seeds A-B for many, --noise 1h for a noisy one, --cost for quiet ones."
+        )
     for way, names in _BELONGS.items():
         wrong = [name for name in names if name in given and way not in ways]
         if wrong:
             raise click.UsageError(f"{option_of[wrong[0]]} goes with {option_of[way]} only.")
-    if "noise_s" in ways and given & {"soak", "events"}:
-        raise click.UsageError("--soak and --events go with --seed or --seeds, not with --noise.")
+    if ways & {"noise_s", "cost"} and given & {"soak", "events"}:
+        raise click.UsageError("--soak and --events go with --seed or --seeds only.")
     if "svg" not in given and given & {"from_s", "to_s", "heartbeats"}:
         raise click.UsageError("--from, --to and --heartbeats say what --svg FILE draws.")
     from_s, to_s = context.params["from_s"], context.params["to_s"]
