@@ -48,7 +48,14 @@ class Aborted(SubmissionError):
 
 
 class OutcomeUnknown(SubmissionError):
-    """It may have happened, or may yet; ask any node by ``request_id``."""
+    """It may have happened, or may yet; ask any node by ``request_id``.
+
+    :ivar request_id: the name under which to ask; None where whoever handed it in has to know.
+    """
+
+    def __init__(self, reason: str, who: tuple[int, ...] = (), request_id: str | None = None) -> None:
+        super().__init__(reason, who)
+        self.request_id = request_id
 
 
 class Overloaded(SubmissionError):
