@@ -11,6 +11,7 @@ setup(
     packages=[
         "txvbcast",
         "txvbcast.cli",
+        "txvbcast.cli.bench",
         "txvbcast.client",
         "txvbcast.control",
         "txvbcast.core",

@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "master": ("txvbcast.cli.master", "master"),
     "events": ("txvbcast.cli.events", "events"),
     "doctor": ("txvbcast.cli.doctor", "doctor"),
-    "bench": ("txvbcast.cli.bench", "bench"),
+    "bench": ("txvbcast.cli.bench.command", "bench"),
 }
 
 
