@@ -12,22 +12,30 @@ from pathlib import Path
 from twisted.trial import unittest
 
 from tests.test_wire_hello import DIGEST_OF_TWO
-from tests.wire_samples import TYPICAL
+from tests.wire_samples import CLIENT_TYPICAL, TYPICAL
+from txvbcast.control import client_desk, client_port, client_queries
 from txvbcast.wire import codec, datagram
-from txvbcast.wire.describe import message_tables
+from txvbcast.wire.client_messages import CLIENT_OPCODES
+from txvbcast.wire.describe import client_tables, message_tables
 from txvbcast.wire.limits import DATAGRAM_BYTES_MAX, FRAME_BYTES_MAX, VERSION
 from txvbcast.wire.messages import OPCODES
 
 PAGE = Path(__file__).parent.parent / "docs" / "wire.md"
-BEGIN = "<!-- generated from txvbcast/wire/messages.py: begin -->\n"
 END = "<!-- generated: end -->\n"
+
+#: The mark before each generated part, and what makes the part.
+PARTS = {
+    "<!-- generated from txvbcast/wire/messages.py: begin -->\n": message_tables,
+    "<!-- generated from txvbcast/wire/client_messages.py: begin -->\n": client_tables,
+}
 
 
 def rewrite() -> None:
     """Put the tables of today between the marks."""
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{message_tables()}\n{END}{after}")
+    for begin, tables in PARTS.items():
+        before, _, rest = PAGE.read_text().partition(begin)
+        _, _, after = rest.partition(END)
+        PAGE.write_text(f"{before}{begin}\n{tables()}\n{END}{after}")
 
 
 if os.environ.get("TXVBCAST_REWRITE_DOCS") == "1":
@@ -42,18 +50,24 @@ class PageTests(unittest.TestCase):
         self.page = PAGE.read_text()
 
     def test_tables(self) -> None:
-        """The generated part is what the classes give today."""
-        _, begin, rest = self.page.partition(BEGIN)
-        generated, end, _ = rest.partition(END)
-        self.assertEqual((begin, end), (BEGIN, END))
-        self.assertEqual(generated.strip(), message_tables().strip())
+        """The generated parts are what the classes give today."""
+        for mark, tables in PARTS.items():
+            _, begin, rest = self.page.partition(mark)
+            generated, end, _ = rest.partition(END)
+            self.assertEqual((begin, end), (mark, END))
+            self.assertEqual(generated.strip(), tables().strip())
 
     def test_everything_is_there(self) -> None:
         """Every message has its row and its own table, and every link leads somewhere."""
         tables = message_tables()
         for number, cls in OPCODES.items():
             self.assertIn(f"| {number} | [{cls.__name__}](#{cls.__name__.lower()}) |", tables)
-        headings = {line.lstrip("# ").lower() for line in self.page.splitlines() if line.startswith("#")}
+        of_clients = client_tables()
+        for number, cls in CLIENT_OPCODES.items():
+            self.assertIn(f"| {number} | [{cls.__name__}](#client-{cls.__name__.lower()}) |", of_clients)
+        lines = [line.lstrip("# ").lower().replace(" ", "-") for line in self.page.splitlines() if line.startswith("#")]
+        headings = set(lines)
+        self.assertEqual(sorted(lines), sorted(headings))
         targets = set(re.findall(r"\]\(#([^)]*)\)", self.page))
         self.assertLessEqual({cls.__name__.lower() for cls in OPCODES.values()}, targets)
         self.assertLessEqual(targets, headings)
@@ -75,10 +89,10 @@ class PageTests(unittest.TestCase):
             self.assertIn(row, tables)
 
     def test_example(self) -> None:
-        """The annotated bytes are those of the message that the text speaks of."""
-        (block,) = re.findall(r"```\n(00 .*?)```", self.page, re.DOTALL)
-        data = bytes.fromhex("".join(re.split(r"  +", line)[0] for line in block.splitlines()))
-        self.assertEqual(data, codec.encode_frame(TYPICAL["Stored"]))
+        """The annotated bytes are those of the messages that the text speaks of."""
+        blocks = re.findall(r"```\n(00 .*?)```", self.page, re.DOTALL)
+        found = [bytes.fromhex("".join(re.split(r"  +", line)[0] for line in block.splitlines())) for block in blocks]
+        self.assertEqual(found, [codec.encode_frame(TYPICAL["Stored"]), codec.encode_frame(CLIENT_TYPICAL["Leaving"])])
 
     def test_numbers(self) -> None:
         """Limits, sizes and the known digest."""
@@ -89,5 +103,12 @@ class PageTests(unittest.TestCase):
             f"| {codec.HEADER_BYTES} | length | body |",
             f"| {datagram.HEADER_BYTES} | the rest | body |",
             f"`{DIGEST_OF_TWO}`",
+            f"within {client_port.HELLO_TIMEOUT_S:g} seconds",
+            f"at most {client_port.HELLO_BYTES_MAX} bytes",
+            f"for {client_port.UNREAD_S:g} seconds",
+            f"{client_desk.SESSION_CHARS_MAX} characters",
+            f"{client_queries.QUERIES_MAX} queries",
+            f"{client_queries.KEYS_MAX} keys",
+            f"{client_queries.FOLLOWERS_MAX} followers",
         ):
             self.assertIn(words, self.page)

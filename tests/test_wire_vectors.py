@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from twisted.trial import unittest
 from tests import wire_samples as samples
 from txvbcast.errors import RemoteProtocolError
 from txvbcast.wire import codec, items
+from txvbcast.wire.bodies import type_number
+from txvbcast.wire.client_messages import CLIENT_OPCODES
 from txvbcast.wire.datagram import decode_datagram, encode_datagram
 from txvbcast.wire.messages import DATAGRAM_TYPES, OPCODES, Message
 
@@ -27,13 +30,14 @@ _LINE_BYTES = 32
 
 @attrs.frozen
 class Vector:
-    """A file's name without its ending, what it means, and both ways between that and bytes."""
+    """A file's name without its ending, what it means, and both ways between that and bytes; the family of a frame."""
 
     name: str
     value: Any
     comment: str
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
+    family: codec.Family[Any] | None = None
 
     @property
     def path(self) -> Path:
@@ -54,30 +58,37 @@ class Vector:
         return bytes.fromhex("".join(line for line in lines if not line.startswith("#")))
 
 
-def decode_frame(data: bytes) -> Message:
+def decode_frame(data: bytes, family: codec.Family[Any]) -> Any:
     """The one message of one whole frame; what claims to be longer than it is is refused, not waited for."""
-    (message,) = codec.FrameDecoder(len(data) - codec.HEADER_BYTES).feed(data)
+    decoder: codec.FrameDecoder[Any] = codec.FrameDecoder(len(data) - codec.HEADER_BYTES, family=family)
+    (message,) = decoder.feed(data)
     return message
 
 
-def messages() -> dict[str, Message]:
+def with_extremes(typical: Mapping[str, Any], classes: Iterable[type]) -> dict[str, Any]:
     """Every message to make a vector of."""
-    found = dict(samples.TYPICAL)
-    for cls in OPCODES.values():
+    found = dict(typical)
+    for cls in classes:
         found[f"{cls.__name__}.min"] = samples.extreme(cls, greatest=False)
         found[f"{cls.__name__}.max"] = samples.extreme(cls, greatest=True)
     return found
 
 
+def messages() -> dict[str, Message]:
+    """Those of the nodes to each other."""
+    return with_extremes(samples.TYPICAL, OPCODES.values())
+
+
 def frame_vectors() -> list[Vector]:
-    """One of each message."""
-    numbers = {cls: number for number, cls in OPCODES.items()}
+    """One of each message of each family."""
+    clients = with_extremes(samples.CLIENT_TYPICAL, CLIENT_OPCODES.values())
     return [
         Vector(
-            name, message, f"frame of type {numbers[type(message)]}, {name.split('.')[0]}",
-            codec.encode_frame, decode_frame,
+            f"{prefix}{name}", message, f"frame of type {type_number(message)}, {name.split('.')[0]}",
+            codec.encode_frame, functools.partial(decode_frame, family=family), family,
         )
-        for name, message in messages().items()
+        for prefix, family, found in (("", codec.PEERS, messages()), ("client-", codec.CLIENTS, clients))
+        for name, message in found.items()
     ]  # fmt: skip
 
 
@@ -142,8 +153,10 @@ class VectorTests(unittest.TestCase):
     def test_every_message(self) -> None:
         """No message of the registry is without a typical, a least and a greatest vector."""
         names = {vector.name for vector in frame_vectors()}
-        for cls in OPCODES.values():
-            self.assertLessEqual({cls.__name__, f"{cls.__name__}.min", f"{cls.__name__}.max"}, names)
+        for prefix, classes in (("", OPCODES), ("client-", CLIENT_OPCODES)):
+            for cls in classes.values():
+                found = f"{prefix}{cls.__name__}"
+                self.assertLessEqual({found, f"{found}.min", f"{found}.max"}, names)
 
     def test_meaning_to_bytes(self) -> None:
         """Encoding gives the bytes of the file."""
@@ -177,4 +190,6 @@ class VectorTests(unittest.TestCase):
         for vector in frame_vectors():
             whole = vector.read()
             for size in range(len(whole)):
-                self.assertEqual(list(codec.FrameDecoder().feed(whole[:size])), [], f"{vector.name} to {size}")
+                assert vector.family is not None
+                decoder: codec.FrameDecoder[Any] = codec.FrameDecoder(family=vector.family)
+                self.assertEqual(list(decoder.feed(whole[:size])), [], f"{vector.name} to {size}")

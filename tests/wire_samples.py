@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from txvbcast.wire import client_messages as c
 from txvbcast.wire import messages as m
 from txvbcast.wire.hello import members_digest
 
@@ -56,6 +57,7 @@ HELLO = m.Hello(
     members_digest=members_digest(MEMBERS),
     members=MEMBERS,
     vms=("web", "db é"),
+    client="0.0.0.0:8421",
 )
 GRANT = m.Grant(
     epoch=EPOCH,
@@ -144,11 +146,58 @@ TYPICAL: dict[str, m.Message] = {
     "ReadAt": m.ReadAt(nonce=9, seq=43),
 }
 
+#: The same for what clients and nodes say to each other.
+CLIENT_TYPICAL: dict[str, c.ClientMessage] = {
+    "ClientHello": c.ClientHello(
+        version_min=1, version_max=1, session="f3a1b2c4d5e60718", program="loader é", cluster_id=CLUSTER_ID
+    ),
+    "Welcome": c.Welcome(
+        version=1,
+        cluster_id=CLUSTER_ID,
+        cluster_name="demo",
+        node_id=2,
+        serving=True,
+        payload_bytes_max=1 << 20,
+        outstanding_max=8192,
+        nodes=(c.NodeLine(1, "a", "10.0.0.1:8411"), c.NodeLine(2, "bé", "[fd00::2]:8421"), c.NodeLine(3, "c", "")),
+    ),
+    "Refused": c.Refused("this node stops: connect to another one"),
+    "Leaving": c.Leaving("a configuration change begins", 4000),
+    "Ping": c.Ping(7),
+    "Pong": c.Pong(7),
+    "Submit": c.Submit(
+        batch=5, rm="kv", mode=m.Mode.BROADCAST, timeout_ms=5000, first=17, done=15, payloads=(b"\x93\xa3put", b"")
+    ),
+    "Submit.named": c.Submit(
+        batch=6, rm="kv", mode=m.Mode.TWO_PHASE, timeout_ms=900, first=1, done=0, payloads=(b"x",), request_ids=("o-7",)
+    ),
+    "Committed": c.Committed(batch=5, place=0, seq=43, index=2, results=(b"\x94\xc3+\x00\xa0", b"")),
+    "Failed": c.Failed(batch=6, places=(0, 3), kind=c.FailureKind.ABORTED, reason="no stock", who=(3,)),
+    "GetKeys": c.GetKeys(query=1, rm="kv", keys=("a", "bé"), linearizable=True, timeout_ms=5000),
+    "Values": c.Values(query=1, applied=43, values=(c.Value(b"v", 41), c.Value(b"", 0))),
+    "ListKeys": c.ListKeys(query=2, rm="kv", prefix="a/", after="a/7", limit=100, linearizable=False, timeout_ms=5000),
+    "Items": c.Items(query=2, applied=43, items=(c.Item("a/8", b"v", 41),), more=True),
+    "AskOutcome": c.AskOutcome(query=3, request_id="f3a1b2c4d5e60718#17"),
+    "Outcome": c.Outcome(query=3, seq=43, index=2, result=b"\x94\xc3+\x00\xa0"),
+    "AskStatus": c.AskStatus(query=4),
+    "Status": c.Status(query=4, document=b'{"node_id":2}'),
+    "Follow": c.Follow(query=5, after=12),
+    "Follow.new": c.Follow(query=5),
+    "Unfollow": c.Unfollow(query=5),
+    "Event": c.Event(query=5, document=b'{"id":15,"kind":"master_changed"}', missed=2),
+    "QueryFailed": c.QueryFailed(query=1, kind=c.FailureKind.NO_QUORUM, reason="no master is known"),
+}
+
 #: A class that holds exactly one of two fields: which one is left out of the (least, greatest) sample.
 LEFT_OUT = {m.Entry: ("flight", "standing"), m.Order: ("flight", "standing")}
 
-_LEAST: dict[Any, object] = {bool: False, str: "", bytes: b""}
-_GREATEST: dict[Any, object] = {bool: True, str: "\0é\U0010ffff" * 12, bytes: bytes(range(256))}
+#: Fields whose least value depends on another field's.
+LEAST_TOGETHER: dict[tuple[type, str], object] = {(c.Submit, "first"): 1}
+
+_LEAST: dict[Any, object] = {bool: False, str: "", bytes: b"", int: 0}
+_GREATEST: dict[Any, object] = {
+    bool: True, str: "\0é\U0010ffff" * 12, bytes: bytes(range(256)), int: m.U64_MAX
+}  # fmt: skip
 
 
 def extreme(cls: type, greatest: bool) -> Any:
@@ -157,10 +206,16 @@ def extreme(cls: type, greatest: bool) -> Any:
     left_out = LEFT_OUT[cls][greatest] if cls in LEFT_OUT else None
     return cls(
         **{
-            field.name: None if field.name == left_out else _field(hints[field.name], field.validator, greatest, cls)
+            field.name: None if field.name == left_out else _least_or_greatest(field, hints[field.name], greatest, cls)
             for field in attrs.fields(cls)
         }
     )
+
+
+def _least_or_greatest(field: Any, hint: Any, greatest: bool, cls: type) -> object:
+    if not greatest and (cls, field.name) in LEAST_TOGETHER:
+        return LEAST_TOGETHER[cls, field.name]
+    return _field(hint, field.validator, greatest, cls)
 
 
 def _field(hint: Any, rule: Any, greatest: bool, cls: type) -> object:

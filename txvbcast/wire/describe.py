@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from txvbcast.wire.client_messages import CLIENT_OPCODES
 from txvbcast.wire.messages import DATAGRAM_TYPES, OPCODES, U64_MAX, EachInRange, Entry, InRange
 
 _PLAIN = {bool: "bool", str: "str", bytes: "bin", int: "int"}
@@ -20,14 +21,25 @@ _PLAIN = {bool: "bool", str: "str", bytes: "bin", int: "int"}
 
 def message_tables() -> str:
     """Markdown: the type numbers, then the fields of every message and part, then the enumerations."""
-    classes = sorted(_reached([*OPCODES.values(), Entry]), key=lambda cls: cls.__name__)
-    messages = list(OPCODES.values())
+    roots = [*OPCODES.values(), Entry]
+    return _tables("nodes", _type_numbers(), list(OPCODES.values()), _reached(roots))
+
+
+def client_tables() -> str:
+    """The same for what clients and nodes say to each other, without what the other tables have."""
+    messages = list(CLIENT_OPCODES.values())
+    told = _reached([*OPCODES.values(), Entry])
+    return _tables("clients", _client_type_numbers(), messages, _reached(messages) - told)
+
+
+def _tables(whose: str, numbers: str, messages: Sequence[type], reached: set[type]) -> str:
+    classes = sorted(reached, key=lambda cls: cls.__name__)
     parts = [cls for cls in classes if attrs.has(cls) and cls not in messages]
     enums = [cls for cls in classes if issubclass(cls, enum.Enum)]
-    sections = ["### Type numbers", _type_numbers(), "### Fields of the messages"]
+    sections = [f"### Type numbers of {whose}", numbers, f"### Fields of the messages of {whose}"]
     sections += [_fields(cls) for cls in messages]
-    sections += ["### Fields of the parts", *(_fields(cls) for cls in parts)]
-    sections += ["### Enumerations", *(_enumeration(cls) for cls in enums)]
+    sections += [f"### Fields of the parts of messages of {whose}", *(_fields(cls) for cls in parts)]
+    sections += [f"### Enumerations in messages of {whose}", *(_enumeration(cls) for cls in enums)]
     return "\n\n".join(sections) + "\n"
 
 
@@ -59,6 +71,11 @@ def _type_numbers() -> str:
     return _table(("type", "message", "datagram too", "says"), rows)
 
 
+def _client_type_numbers() -> str:
+    rows = [(str(number), _link(cls), _summary(cls)) for number, cls in CLIENT_OPCODES.items()]
+    return _table(("type", "message", "says"), rows)
+
+
 def _fields(cls: type) -> str:
     hints = typing.get_type_hints(cls)
     meanings = _meanings(cls)
@@ -66,7 +83,7 @@ def _fields(cls: type) -> str:
         (f"`{field.name}`", _shape(hints[field.name], field.validator), _default(field), meanings.get(field.name, ""))
         for field in attrs.fields(cls)
     ]
-    return f"#### {cls.__name__}\n\n{_summary(cls)}\n\n{_table(('field', 'value', 'if absent', 'meaning'), rows)}"
+    return f"#### {_title(cls)}\n\n{_summary(cls)}\n\n{_table(('field', 'value', 'if absent', 'meaning'), rows)}"
 
 
 def _shape(hint: Any, rule: object) -> str:
@@ -116,8 +133,13 @@ def _enumeration(cls: type[enum.Enum]) -> str:
     return f"#### {cls.__name__}\n\n{_summary(cls)} One of {values}."
 
 
+def _title(cls: type) -> str:
+    """A client's message may have the same name as one of the nodes."""
+    return f"client {cls.__name__}" if cls in CLIENT_OPCODES.values() else cls.__name__
+
+
 def _link(cls: type) -> str:
-    return f"[{cls.__name__}](#{cls.__name__.lower()})"
+    return f"[{cls.__name__}](#{_title(cls).lower().replace(' ', '-')})"
 
 
 def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
