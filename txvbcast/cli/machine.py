@@ -48,6 +48,15 @@ def cpu_s(pid: int) -> float | None:
     return (user + system) / os.sysconf("SC_CLK_TCK")
 
 
+def memory_bytes(pid: int) -> int | None:
+    """What a process has in memory (resident) now; None if the system does not say."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    except (FileNotFoundError, ProcessLookupError):  # the second when it ends just now
+        return None
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
 def fsyncs_per_s(directory: Path) -> float:
     """How often a second 512 bytes more are written to a file in ``directory`` and made durable (pwrite, fsync)."""
     block = b"\xa5" * FSYNC_BYTES

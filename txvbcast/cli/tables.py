@@ -16,7 +16,14 @@ from txvbcast.units import format_duration
 _WIDTH_ELSEWHERE = 10_000
 
 #: Colours on a terminal, for words that stand alone in a cell.
-_STYLES = {"normal": "green", "inactive": "yellow", "catching_up": "cyan", "failed": "red"}
+_STYLES = {
+    "normal": "green",
+    "PASS": "green",
+    "FAIL": "red",
+    "inactive": "yellow",
+    "catching_up": "cyan",
+    "failed": "red",
+}
 
 
 class _Plain(Console):

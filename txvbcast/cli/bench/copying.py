@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from txvbcast.cli.bench.options import (
     wants_json,
 )
 from txvbcast.cli.bench.report import number
-from txvbcast.cli.failures import Exit
+from txvbcast.cli.failures import Exit, Failed
 from txvbcast.cli.tables import console, table
 
 #: Of a plain copy, at least and at most, to each of its files.
@@ -119,7 +119,7 @@ def copy(
 def compare(nodes: Nodes, outstanding: int, payload_bytes: int, seconds: float, clients: int) -> Compared:
     """Measure the cluster, then the plain copy of as many bytes, within bounds, on the same disk.
 
-    :raises Failed: the cluster cannot be measured.
+    :raises Failed: the cluster cannot be measured, or nothing be copied.
     """
     cluster = nodes.cluster
     assert cluster is not None
@@ -129,7 +129,10 @@ def compare(nodes: Nodes, outstanding: int, payload_bytes: int, seconds: float, 
     nodes.wait_for_rest()
     total_bytes = min(max(measured.total * payload_bytes, COPY_BYTES_MIN), COPY_BYTES_MAX)
     progress(f"copying {total_bytes >> 20} MiB to {len(cluster.nodes)} files")
-    plain = copy_bytes_per_s(cluster.directory, len(cluster.nodes), total_bytes, outstanding * payload_bytes)
+    try:
+        plain = copy_bytes_per_s(cluster.directory, len(cluster.nodes), total_bytes, outstanding * payload_bytes)
+    except OSError as error:  # such as a full disk
+        raise Failed("unreachable", f"the plain copy failed: {error}") from error
     return Compared(measured, plain)
 
 
@@ -138,37 +141,25 @@ def copy_bytes_per_s(directory: Path, files: int, total_bytes: int, synced_bytes
 
     :param total_bytes: to each of them.
     :param synced_bytes: so often is a file made durable.
+    :raises OSError: a file cannot be written.
     """
     block = os.urandom(min(synced_bytes, total_bytes))
     count = -(-total_bytes // len(block))
-    failures: list[OSError] = []
+    with tempfile.TemporaryDirectory(dir=directory) as folder, ThreadPoolExecutor(files) as threads:
+        began_s = time.perf_counter()
+        filling = [threads.submit(_fill, Path(folder, str(k)), block, count) for k in range(files)]
+        for each in filling:
+            each.result()
+        return count * len(block) / (time.perf_counter() - began_s)
 
-    def fill(descriptor: int) -> None:
-        try:
-            for _ in range(count):
-                written = 0
-                while written < len(block):
-                    written += os.write(descriptor, memoryview(block)[written:])
-                os.fsync(descriptor)
-        except OSError as error:  # such as a full disk
-            failures.append(error)
 
-    with tempfile.TemporaryDirectory(dir=directory) as folder:
-        descriptors = [os.open(Path(folder, str(k)), os.O_WRONLY | os.O_CREAT) for k in range(files)]
-        try:
-            threads = [threading.Thread(target=fill, args=(descriptor,)) for descriptor in descriptors]
-            began_s = time.perf_counter()
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            took_s = time.perf_counter() - began_s
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
-    if failures:
-        raise failures[0]
-    return count * len(block) / took_s
+def _fill(path: Path, block: bytes, count: int) -> None:
+    with path.open("wb", buffering=0) as file:
+        for _ in range(count):
+            rest = memoryview(block)
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
 
 
 def _row(compared: Compared) -> list[object]:

@@ -20,6 +20,8 @@ from txvbcast.cli.session import printable
 
 #: Before every window there is as much of the same load, so that what is measured is not its beginning.
 WARM_UP_S = 1.0
+#: How often the memory of processes is looked at.
+LOOK_S = 0.1
 #: What is measured here, beside which there are peers.
 OURS = "txvbcast"
 
@@ -33,7 +35,8 @@ class Point:
     :ivar nodes: how many there are; None: it is somebody else's cluster.
     :ivar via: which of them the load uses: ``master``, ``other`` or ``all``.
     :ivar mode: of the transactions; a peer has but one.
-    :ivar outstanding: transactions under way at any time.
+    :ivar outstanding: transactions under way at any time, if there is no rate.
+    :ivar rate_per_s: transactions that fall due each second, whatever becomes of those before.
     """
 
     system: str
@@ -43,11 +46,13 @@ class Point:
     mode: str
     payload_bytes: int
     outstanding: int
+    rate_per_s: float | None = None
 
     def title(self) -> str:
         """For people who wait."""
         what = f"{self.system} by {self.way}, {self.mode}" if self.system == OURS else self.system
-        return f"{what}, {self.payload_bytes} bytes, {self.outstanding} outstanding, via {self.via}"
+        load = f"{self.outstanding} outstanding" if self.rate_per_s is None else f"{self.rate_per_s:.0f}/s"
+        return f"{what}, {self.payload_bytes} bytes, {load}, via {self.via}"
 
 
 @attrs.frozen
@@ -61,6 +66,7 @@ class Measured:
     :ivar failures: of the transactions begun in the window: how many by kind, and an example.
     :ivar fsyncs_per_s: of the disk, right before; None if it is not this machine's.
     :ivar cores: used in the window, by process (None: unknown); ``client`` is the load itself.
+    :ivar memory_bytes: the most that each process had resident in the first and in the second half of the window.
     :ivar used: the ids or names of the nodes that had the load's connections.
     :ivar epochs: how many epochs began meanwhile; with more than none the figures are those of a change of master.
     """
@@ -76,6 +82,7 @@ class Measured:
     failures: dict[str, dict[str, Any]]
     fsyncs_per_s: float | None
     cores: dict[str, float | None]
+    memory_bytes: dict[str, tuple[int, int]]
     used: tuple[Any, ...]
     per_entry: float | None = None
     epochs: int | None = None
@@ -84,6 +91,12 @@ class Measured:
     def failed(self) -> int:
         """How many transactions of the window are not committed, or nobody knows."""
         return sum(failure["count"] for failure in self.failures.values())
+
+    @property
+    def node_memory_bytes(self) -> tuple[int, int]:
+        """Of the node that had most, in the first and in the second half of the window."""
+        of_nodes = [memory for name, memory in self.memory_bytes.items() if not name.startswith("client")]
+        return max(of_nodes, key=max, default=(0, 0))
 
     @property
     def cores_used(self) -> float:
@@ -219,13 +232,15 @@ def measure(
         outstanding=point.outstanding,
         mode=point.mode,
         payload_bytes=point.payload_bytes,
+        rate_per_s=point.rate_per_s,
     )
     with Load(spec, clients) as load:
         pids = {**processes, **load.pids}
         window = load.begin(seconds, WARM_UP_S)
         sleep_until(window.begin_s)
         before = _cpu_s(pids)
-        sleep_until(window.end_s)
+        middle_s = (window.begin_s + window.end_s) / 2
+        halves = [_memory_bytes(pids, end_s) for end_s in (middle_s, window.end_s)]
         after = _cpu_s(pids)
         result = load.result()
     return Measured(
@@ -240,8 +255,20 @@ def measure(
         failures={kind: attrs.asdict(failure) for kind, failure in sorted(result.failures.items())},
         fsyncs_per_s=fsyncs_per_s,
         cores={name: _cores(before[name], after[name], seconds) for name in pids},
+        memory_bytes={name: (halves[0][name], halves[1][name]) for name in pids},
         used=tuple(targets),
     )
+
+
+def _memory_bytes(pids: Mapping[str, int], end_s: float) -> dict[str, int]:
+    """The most that each process has resident until ``end_s``, as far as it is looked at."""
+    most = dict.fromkeys(pids, 0)
+    while True:
+        for name, pid in pids.items():
+            most[name] = max(most[name], machine.memory_bytes(pid) or 0)
+        if time.monotonic() >= end_s:
+            return most
+        sleep_until(min(end_s, time.monotonic() + LOOK_S))
 
 
 def _cpu_s(pids: Mapping[str, int]) -> dict[str, float | None]:

@@ -117,6 +117,7 @@ DETAIL_HEADINGS = (
     ">cores",
     ">of clients",
     ">of the busiest node",
+    ">MB of the largest node",
 )
 
 
@@ -145,6 +146,7 @@ def _detail_row(measured: Measured) -> list[object]:
         number(measured.cores_used, 2),
         number(sum(cores for cores in clients.values() if cores is not None), 2),
         number(max(nodes, default=None), 2),
+        number(max(measured.node_memory_bytes) / 1e6, 0),
     ]
 
 
