@@ -148,6 +148,11 @@ class Peer:
         self.name = running.name
         self.version = running.version
 
+    @property
+    def addresses(self) -> list[str]:
+        """Of its servers."""
+        return [server.address for server in self._running.servers]
+
     def measure(self, point: Point, seconds: float, clients: int) -> Measured:
         """Measure one point.
 
@@ -174,6 +179,13 @@ class Peer:
         )
 
 
+def nodes_of(cluster: LocalCluster) -> Nodes:
+    """The nodes of a cluster on this machine, with their client ports."""
+    nodes = cluster.nodes.values()
+    addresses = [str(load_config(node.config).listen.client) for node in nodes]
+    return Nodes([node.api for node in nodes], addresses, cluster)
+
+
 @contextlib.contextmanager
 def local_nodes(count: int) -> Iterator[Nodes]:
     """The nodes of a cluster that lives as long as the block; its files stay only if something goes wrong.
@@ -194,9 +206,7 @@ def local_nodes(count: int) -> Iterator[Nodes]:
     with ended_like_interrupted():
         try:
             cluster.start()
-            nodes = cluster.nodes.values()
-            addresses = [str(load_config(node.config).listen.client) for node in nodes]
-            yield Nodes([node.api for node in nodes], addresses, cluster)
+            yield nodes_of(cluster)
         except (TimeoutError, RuntimeError, Failed) as error:
             went_wrong = True
             raise Failed("unreachable", f"{error}; the files of the nodes stay in {directory}") from error

@@ -175,11 +175,11 @@ async def _connected(target: str, make: Callable[[], Connection]) -> Connection:
 
 
 def perform_over(
-    spec: LoadSpec, connections_per_target: int, make: Callable[[str, int, int], Connection]
+    spec: LoadSpec, connections_per_target: int, make: Callable[[str, str, int], Connection]
 ) -> LoadResult:
     """Do what ``spec`` says over so many connections to each target.
 
-    :param make: makes a protocol for a target, a number that no other connection of the load has, and some slots.
+    :param make: makes a protocol for a target, a name that no other connection of the load has, and some slots.
     :raises LoadFailed: it could not be done.
     """
 
@@ -187,8 +187,8 @@ def perform_over(
         count = min(spec.outstanding, connections_per_target * len(spec.targets))
         places = []
         for place, slots in enumerate(spread(spec.outstanding, count)):
-            target, number = spec.targets[place % len(spec.targets)], spec.number * count + place
-            places.append((target, functools.partial(make, target, number, slots)))
+            target, name = spec.targets[place % len(spec.targets)], f"{spec.number}-{place}"
+            places.append((target, functools.partial(make, target, name, slots)))
         return await perform(Connections(places), spec.is_traced)
 
     return asyncio.run(performing())

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -131,23 +132,34 @@ def _etcd_commands(program: str, directory: Path, ports: Sequence[tuple[int, int
 
 
 def _etcd_leader(addresses: Sequence[str]) -> str | None:
-    """By the status of every server, from its JSON gateway."""
-    statuses: dict[str, Mapping[str, object]] = {}
-    for address in addresses:
-        connection = http.client.HTTPConnection(address, timeout=PATIENCE_S)
-        try:
-            connection.request("POST", "/v3/maintenance/status", "{}")
-            document = json.loads(connection.getresponse().read())
-        except (OSError, http.client.HTTPException, ValueError):
-            return None  # it is starting
-        finally:
-            connection.close()
-        if not isinstance(document.get("header"), dict):
-            return None
-        statuses[address] = {"member": document["header"].get("member_id"), "leader": document.get("leader")}
-    leaders = {status["leader"] for status in statuses.values()}
-    by_member = {status["member"]: address for address, status in statuses.items()}
+    try:
+        statuses = {address: _ask_etcd(address) for address in addresses}
+        leaders = {status["leader"] for status in statuses.values()}
+    except (OSError, http.client.HTTPException, ValueError, KeyError):
+        return None  # it is starting
+    by_member = {status["header"]["member_id"]: address for address, status in statuses.items()}
     return by_member.get(leaders.pop()) if len(leaders) == 1 else None
+
+
+def etcd_revision(address: str) -> int:
+    """How many writes there have been, and one more."""
+    return int(_ask_etcd(address)["header"]["revision"])
+
+
+def _ask_etcd(address: str) -> dict[str, Any]:
+    """The status of a server, from its JSON gateway.
+
+    :raises OSError: it is not there.
+    :raises http.client.HTTPException: it speaks something else.
+    :raises ValueError: so does it.
+    """
+    connection = http.client.HTTPConnection(address, timeout=PATIENCE_S)
+    try:
+        connection.request("POST", "/v3/maintenance/status", "{}")
+        document: dict[str, Any] = json.loads(connection.getresponse().read())
+        return document
+    finally:
+        connection.close()
 
 
 # --- NATS --------------------------------------------------------------------------------
@@ -188,14 +200,18 @@ def _nats_leader(addresses: Sequence[str]) -> str | None:
             found = _ask_nats(addresses[0], f"$JS.API.STREAM.CREATE.{STREAM}", stream)
     except (OSError, ValueError):
         return None  # it is starting
-    cluster = found.get("cluster")
-    leader = cluster.get("leader") if isinstance(cluster, dict) else None
-    replicas = cluster.get("replicas", []) if isinstance(cluster, dict) else []
-    ready = isinstance(leader, str) and all(replica.get("current") for replica in replicas)
-    return addresses[int(leader[1:])] if ready and isinstance(leader, str) else None
+    cluster = found.get("cluster", {})
+    leader = cluster.get("leader", "")
+    ready = leader and all(replica.get("current") for replica in cluster.get("replicas", ()))
+    return addresses[int(leader.removeprefix("n"))] if ready else None
 
 
-def _ask_nats(address: str, subject: str, document: Mapping[str, object]) -> dict[str, object]:
+def nats_messages(address: str) -> int:
+    """How many messages the stream holds."""
+    return int(_ask_nats(address, f"$JS.API.STREAM.INFO.{STREAM}", {})["state"]["messages"])
+
+
+def _ask_nats(address: str, subject: str, document: Mapping[str, object]) -> dict[str, Any]:
     """One question and its answer.
 
     :raises OSError: the server is not there, or does not answer.

@@ -19,6 +19,8 @@ from txvbcast.wire.kv import put_payload
 
 RM = "kv"
 TIMEOUT_S = 5.0
+#: What the nodes are told.
+PROGRAM = "vbcast bench"
 #: Each slot writes so many keys in turn: in the voted modes a node holds a key until it has applied the
 #: transaction, which may be after its client has heard of it.
 KEYS_PER_SLOT = 16
@@ -118,7 +120,7 @@ class ClientLoad:
             host, _, port = target.rpartition(":")
             host = host.strip("[]").replace(":", "\\:")
             try:
-                self._clients.append(await connect(f"tcp:{host}:{port}", reactor=self._clock))
+                self._clients.append(await connect(f"tcp:{host}:{port}", reactor=self._clock, program=PROGRAM))
             except VbcastError as error:
                 raise LoadFailed(f"node at {target}: {error}") from error
 

@@ -72,15 +72,15 @@ class HttpConnection(Connection):
             self.answered((), ((0, *_problem(answer[9:12], answer[head_end + 4 :])),))
 
 
-def http_requests(spec: LoadSpec, target: str, number: int) -> list[bytes]:
-    """The requests of connection ``number``: each sets one of its keys.
+def http_requests(spec: LoadSpec, target: str, name: str) -> list[bytes]:
+    """The requests of connection ``name``: each sets one of its keys.
 
     A node spends as much on one as on the same transaction by POST /v1/tx; this one needs no base64.
     """
     query = "" if spec.mode == "broadcast" else f"?mode={spec.mode}"
     head = f"{query} HTTP/1.1\r\nHost: {target}\r\nContent-Length: {spec.payload_bytes}\r\n\r\n"
     value = values_of(spec)
-    return [f"PUT /v1/kv/bench/{number}/{key}{head}".encode() + value for key in range(KEYS_PER_CONNECTION)]
+    return [f"PUT /v1/kv/bench/{name}/{key}{head}".encode() + value for key in range(KEYS_PER_CONNECTION)]
 
 
 def _problem(status: bytes, body: bytes) -> tuple[str, str]:
@@ -100,5 +100,5 @@ def perform_load(spec: LoadSpec) -> LoadResult:
     :raises LoadFailed: it could not be done.
     """
     return perform_over(
-        spec, spec.outstanding, lambda target, number, _: HttpConnection(http_requests(spec, target, number))
+        spec, spec.outstanding, lambda target, name, _: HttpConnection(http_requests(spec, target, name))
     )

@@ -69,10 +69,10 @@ def _varint(number: int) -> bytes:
 class EtcdConnection(Connection):
     """Calls; each has a stream of HTTP/2 of its own, which is known by its slot."""
 
-    def __init__(self, slots: int, number: int, value: bytes, authority: str) -> None:
+    def __init__(self, slots: int, name: str, value: bytes, authority: str) -> None:
         super().__init__(slots)
         self._messages = [
-            [put_message(f"bench/{number}/{slot}/{key}".encode(), value) for key in range(KEYS_PER_SLOT)]
+            [put_message(f"bench/{name}/{slot}/{key}".encode(), value) for key in range(KEYS_PER_SLOT)]
             for slot in range(slots)
         ]
         self._headers = header_block(authority)
@@ -206,4 +206,4 @@ def perform_load(spec: LoadSpec) -> LoadResult:
     :raises LoadFailed: it could not be done.
     """
     value = values_of(spec)
-    return perform_over(spec, CONNECTIONS, lambda target, number, slots: EtcdConnection(slots, number, value, target))
+    return perform_over(spec, CONNECTIONS, lambda target, name, slots: EtcdConnection(slots, name, value, target))

@@ -33,12 +33,12 @@ _OTHER = re.compile(rb"(INFO|PING|PONG|\+OK|-ERR)([^\r]*)\r\n")
 class NatsConnection(Connection):
     """Publishes; a slot is the last token of the subject that the answer comes to."""
 
-    def __init__(self, slots: int, number: int, value: bytes) -> None:
+    def __init__(self, slots: int, name: str, value: bytes) -> None:
         super().__init__(slots)
         self._inbox = f"_INBOX.{secrets.token_hex(8)}"
         self._requests = [
-            b"PUB %s.%d.%d %s.%d %d\r\n%s\r\n"
-            % (STREAM.encode(), number, slot, self._inbox.encode(), slot, len(value), value)
+            b"PUB %s.%s.%d %s.%d %d\r\n%s\r\n"
+            % (STREAM.encode(), name.encode(), slot, self._inbox.encode(), slot, len(value), value)
             for slot in range(slots)
         ]
         self._received = b""
@@ -85,4 +85,4 @@ def perform_load(spec: LoadSpec) -> LoadResult:
     :raises LoadFailed: it could not be done.
     """
     value = values_of(spec)
-    return perform_over(spec, CONNECTIONS, lambda _, number, slots: NatsConnection(slots, number, value))
+    return perform_over(spec, CONNECTIONS, lambda _, name, slots: NatsConnection(slots, name, value))
