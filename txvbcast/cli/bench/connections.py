@@ -140,7 +140,7 @@ class Connections:
         """
         places = iter(self._places)
         while batch := tuple(itertools.islice(places, CONNECTING_MAX)):
-            self._all += await asyncio.gather(*(_connected(target, make) for target, make in batch))
+            await asyncio.gather(*(self._connect(target, make()) for target, make in batch))
 
     async def run(self, tally: Tally) -> None:
         """Keep every slot at work until the window ends, and wait for the last answers.
@@ -160,18 +160,18 @@ class Connections:
         for connection in self._all:
             connection.close()
 
-
-async def _connected(target: str, make: Callable[[], Connection]) -> Connection:
-    host, _, port = target.rpartition(":")
-    try:
-        async with asyncio.timeout(ANSWER_S):
-            _, connection = await asyncio.get_running_loop().create_connection(make, host.strip("[]"), int(port))
-            await connection.ready
-    except OSError as error:  # TimeoutError is one
-        raise LoadFailed(f"node at {target}: {str(error) or f'no answer within {ANSWER_S:.0f} s'}") from error
-    except LoadFailed as error:
-        raise LoadFailed(f"node at {target}: {error}") from error
-    return connection
+    async def _connect(self, target: str, connection: Connection) -> None:
+        self._all.append(connection)
+        host, _, port = target.rpartition(":")
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                loop = asyncio.get_running_loop()
+                await loop.create_connection(lambda: connection, host.strip("[]"), int(port))
+                await connection.ready
+        except OSError as error:  # TimeoutError is one
+            raise LoadFailed(f"node at {target}: {str(error) or f'no answer within {ANSWER_S:.0f} s'}") from error
+        except LoadFailed as error:
+            raise LoadFailed(f"node at {target}: {error}") from error
 
 
 def perform_over(

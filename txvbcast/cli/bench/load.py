@@ -1,16 +1,14 @@
-"""A process that keeps a system at work and counts what comes of it: ``python -m txvbcast.cli.bench.load``.
+"""What a load is told, what it counts, and how it goes on.
 
 The load is made by processes of their own, and cheap ones: on a machine that they share with the
-nodes, these lack what the load takes.  A process reads a :class:`LoadSpec` (a line of JSON) from stdin,
-connects, says ``ready``, reads the :class:`Window`, and writes a :class:`LoadResult`.
+nodes, these lack what the load takes.  See :mod:`txvbcast.cli.bench.process`.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping
-from importlib import import_module
+from collections.abc import Iterable
 from typing import Protocol
 
 import attrs
@@ -20,20 +18,13 @@ import msgspec
 #: A system answers within the 5 s that a transaction has if it does not say otherwise, and a grace.
 ANSWER_S = 10.0
 READY = "ready"
-#: How a load reaches the system: the module with its ``main``.
-WAYS = {
-    "client": "txvbcast.cli.bench.through_client",
-    "HTTP": "txvbcast.cli.bench.through_http",
-    "etcd": "txvbcast.cli.bench.to_etcd",
-    "nats": "txvbcast.cli.bench.to_nats",
-}
 
 
 @attrs.frozen
 class LoadSpec:
     """What to do.
 
-    :ivar way: a key of :data:`WAYS`.
+    :ivar way: a key of :data:`txvbcast.cli.bench.process.WAYS`.
     :ivar targets: ``host:port`` of the nodes that are used; the load is spread over them evenly.
     :ivar number: of this process among those that share the load.
     :ivar outstanding: transactions under way at any time, if there is no rate.
@@ -205,19 +196,3 @@ def spread(total: int, parts: int) -> list[int]:
 def values_of(spec: LoadSpec) -> bytes:
     """The value that every transaction writes."""
     return b"v" * spec.payload_bytes
-
-
-def main(ways: Mapping[str, str] = WAYS) -> int:
-    """Do what the :class:`LoadSpec` on stdin says; the exit code."""
-    spec = msgspec.json.decode(sys.stdin.buffer.readline(), type=LoadSpec)
-    try:
-        result: LoadResult = import_module(ways[spec.way]).perform_load(spec)
-    except LoadFailed as failed:
-        click.echo(str(failed), err=True)
-        return 1
-    click.echo(msgspec.json.encode(result))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

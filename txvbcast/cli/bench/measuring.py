@@ -31,7 +31,7 @@ class Point:
     """What is measured.
 
     :ivar system: ``txvbcast``, or the name of a peer.
-    :ivar way: how the load reaches it, see :data:`txvbcast.cli.bench.load.WAYS`.
+    :ivar way: how the load reaches it, see :data:`txvbcast.cli.bench.process.WAYS`.
     :ivar nodes: how many there are; None: it is somebody else's cluster.
     :ivar via: which of them the load uses: ``master``, ``other`` or ``all``.
     :ivar mode: of the transactions; a peer has but one.
@@ -127,7 +127,7 @@ class Load:
         return {name: process.pid for name, process in zip(names, self._processes, strict=True)}
 
     def __enter__(self) -> Load:
-        command = [sys.executable, "-m", "txvbcast.cli.bench.load"]
+        command = [sys.executable, "-m", "txvbcast.cli.bench.process"]
         try:
             for part in self._parts:
                 # what they write to stderr is short: it fits into the pipe

@@ -81,10 +81,8 @@ class Submitter:
         if outcomes.committed:
             self._tally.committed(sent_s, now_s, outcomes.committed)
         if outcomes.committed < len(outcomes):
-            for place in range(len(outcomes)):
-                outcome = outcomes[place]
-                if isinstance(outcome, Exception):
-                    self._tally.failed(sent_s, _KINDS.get(type(outcome), "refused"), str(outcome))
+            for error in outcomes.failures.values():
+                self._tally.failed(sent_s, _KINDS.get(type(error), "refused"), str(error))
         self._under_way -= len(outcomes)
         if not self._under_way and self._idle is not None:
             self._idle.callback(None)
@@ -125,7 +123,16 @@ class ClientLoad:
                 raise LoadFailed(f"node at {target}: {error}") from error
 
     async def run(self, tally: Tally) -> None:
-        """Keep the nodes at work until the window ends, and wait for the last answers."""
+        """Keep the nodes at work until the window ends, and wait for the last answers.
+
+        :raises LoadFailed: the nodes take no such transactions.
+        """
+        try:
+            await self._run(tally)
+        except ValueError as error:  # such as a value that is too long; before anything is submitted
+            raise LoadFailed(str(error)) from error
+
+    async def _run(self, tally: Tally) -> None:
         spec = self._spec
         slots = spread(spec.outstanding if spec.rate_per_s is None else OPEN_SLOTS, len(self._clients))
         submitters = [
