@@ -252,7 +252,7 @@ class Service(service.Service):
         for port in self._ports:
             await maybeDeferred(port.stopListening)
         if self._clients is not None:
-            await self._clients.close("this node stops")
+            await self._clients.close()
         if self._network is not None:
             await self._network.stop()
         if self._store is not None:

@@ -113,14 +113,14 @@ class ClientConnection(TwistedProtocol):
             self._tcp.abortConnection()
 
     def _leave(self, reason: str) -> None:
-        """The one place where a connection begins to end; ``reason`` is empty when the client ended it."""
+        """The one place where a connection begins to end; ``reason`` is empty when nothing was wrong."""
         self._clear_deadline()
         if self._closing():
             return
         self._state = _State.CLOSING
         self._desk.gone()
         if reason:
-            log.info(
+            log.warn(
                 "ending the connection of client {program!r} at {host}: {reason}",
                 program=self._desk.program, host=self._tcp.getPeer().host, reason=reason,
             )  # fmt: skip
@@ -260,14 +260,14 @@ class ClientPort(Factory):
         """Twisted's: someone has connected."""
         return None if self._closed is not None else ClientConnection(self)
 
-    def close(self, reason: str) -> Deferred[None]:
-        """Close every connection behind what waits in it; the listening port is the caller's to stop.
+    def close(self) -> Deferred[None]:
+        """End every connection behind what waits in it; the listening port is the caller's to stop.
 
         :return: fires when all are gone, after :data:`CLOSE_TIMEOUT_S` at the latest.
         """
         self._closed = Deferred()
         for connection in tuple(self._open):
-            connection.close(reason)
+            connection.close("")
         self._check_all_gone()
         return self._closed
 
