@@ -176,6 +176,8 @@ class Greetings(ClientCase):
         answer = await self.ask(client, HELLO)
         nodes = (m.NodeLine(1, "one", "127.0.0.1:8411"), NODES[1])
         self.assertEqual(answer, m.Welcome(1, "c0ffee", "test", 1, True, 1 << 20, 100, nodes))
+        (connection,) = self.port._open
+        self.assertTrue(connection.transport.getTcpNoDelay() and connection.transport.getTcpKeepAlive())
 
     async def test_not_serving(self) -> None:
         """Without a quorum or a master another node is the better one."""
@@ -729,12 +731,16 @@ class Slow(ClientCase):
         client.tcp.pauseProducing()
         payloads = [bytes((number,)) * (1 << 18) for number in range(count)]
         client.say(*(submit(number, payload) for number, payload in enumerate(payloads, 1)))
+        await self.settled()
+        return client, payloads
+
+    async def settled(self) -> None:
+        """Wait until nothing moves any more."""
         taken = -1
         while taken < len(self.node.asked) or not self.connection._full:
             taken = len(self.node.asked)
             for _ in range(SETTLED_TURNS):
                 await self.turn()
-        return client, payloads
 
     async def test_back_pressure(self) -> None:
         """The node stops to read, and loses nothing."""
@@ -749,6 +755,27 @@ class Slow(ClientCase):
         self.clock.advance(2 * UNREAD_S)
         client.say(m.Ping(1))
         await self.until(lambda: bool(client.of(m.Pong)))
+
+    async def test_small_questions(self) -> None:
+        """Those that came in one piece are read one by one as their large answers are."""
+        self.node.submit("kv", self.node.kv.put_payload("a", bytes(1 << 19)))
+        client = await self.welcomed()
+        client.tcp.pauseProducing()
+        self.node.asked.clear()
+        client.say(*(m.GetKeys(number, "kv", ("a",), True, 900) for number in range(1, 61)))
+        await self.settled()
+        self.assertLess(len(self.node.asked), 60)
+        client.tcp.resumeProducing()
+        await self.until(lambda: len(client.of(m.Values)) == 60)
+
+    async def test_stop_of_the_node(self) -> None:
+        """It still gets what is on its way, and is gone when it has read that."""
+        client, payloads = await self.filled(200)
+        taken = len(self.node.asked)
+        closed = self.port.close()
+        client.tcp.resumeProducing()
+        await closed
+        self.assertEqual([each.results for each in client.of(m.Committed)], [(each,) for each in payloads[:taken]])
 
     async def test_for_long(self) -> None:
         """In the end it is disconnected."""
