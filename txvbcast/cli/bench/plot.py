@@ -14,8 +14,8 @@ from txvbcast.cli.bench.report import WAY_TITLES, Case, by_way, cases
 
 #: Distinct also for the colour-blind (the palette of Okabe and Ito), and each with a mark of its own.
 COLOURS = {"client": "#0072b2", "HTTP": "#56b4e9", "etcd": "#d55e00", "nats": "#009e73"}
-_PANEL_WIDTH, _PANEL_HEIGHT = 420.0, 300.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 100.0, 44.0, 46.0
+_PANEL_WIDTH, _PANEL_HEIGHT = 440.0, 300.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 86.0, 100.0, 44.0, 46.0
 _COLUMNS = 2
 _HEAD, _FOOT = 76.0, 30.0
 #: Between the names at the ends of the lines.
