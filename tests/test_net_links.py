@@ -119,7 +119,7 @@ class Together(NetCase):
         network, _ = await self.network(config(1, members(2)))
         network.send(2, Read(nonce=1))
         self.assertEqual(network.links(), {2: False})
-        self.assertIsNone(network._links._flush_call)
+        self.assertFalse(network._links._will_flush)
 
     async def test_ipv6(self) -> None:
         missing = no_ipv6()

@@ -20,11 +20,13 @@ from txvbcast.absences import ABSENCES_KEPT, Absences, Clock, Timer, check_posit
 from txvbcast.applications import Applications, Performed
 from txvbcast.config import ProtocolConfig
 from txvbcast.core import effects, inputs, report
+from txvbcast.core.commons import TURN
 from txvbcast.core.effects import Share
 from txvbcast.core.history import Counters, predictions
 from txvbcast.core.inputs import Input, PastAbsence, StoredState
 from txvbcast.core.replica import Replica
 from txvbcast.events import EventLog
+from txvbcast.turns import Turn
 from txvbcast.wire.items import Request, pack_many
 from txvbcast.wire.messages import Entry, FlightId, Message, Mode, Refusal
 
@@ -142,6 +144,7 @@ class Driver:
     :param on_halt: called once with the error that stopped the node: it must not go on.
     :param node_facts: what ``status`` adds about this node (name, vms).
     :param on_step: told of every input and its effects before these are carried out, for tracing.
+    :param turn: the clock's turns, which others may share.
     """
 
     def __init__(
@@ -156,6 +159,7 @@ class Driver:
         on_halt: Callable[[BaseException], None],
         node_facts: Callable[[], Mapping[str, object]] = dict,
         on_step: Callable[[Input, Sequence[effects.Effect]], None] | None = None,
+        turn: Turn | None = None,
     ) -> None:
         self.config = config
         self.replica = Replica(config, stored)
@@ -165,6 +169,7 @@ class Driver:
         self._store = store
         self._network = network
         self._clock = clock
+        self._turn = turn or Turn(clock)
         self._wall_s = wall_s
         self._on_halt = on_halt
         self._node_facts = node_facts
@@ -306,10 +311,16 @@ class Driver:
         self._step(inputs.Persisted(token))
 
     def _set_timer(self, effect: effects.SetTimer) -> None:
+        if effect.key == TURN:
+            self._turn.at_end(self._turn_over)
+            return
         earlier = self._timers.get(effect.key)
         if earlier is not None and earlier.active():
             earlier.cancel()
         self._timers[effect.key] = self._clock.callLater(effect.delay_s, self._step, inputs.TimerFired(effect.key))
+
+    def _turn_over(self) -> None:
+        self._step(inputs.TimerFired(TURN))
 
     def _read_log(self, effect: effects.ReadLog) -> None:
         self._store.read(

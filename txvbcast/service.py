@@ -33,6 +33,7 @@ from txvbcast.monotonic import use_monotonic_time
 from txvbcast.net.names import resolve
 from txvbcast.net.network import Network
 from txvbcast.store.sqlite import SqliteStore
+from txvbcast.turns import Turn
 from txvbcast.virt.adapters import Adapters
 from txvbcast.wire.client_messages import NodeLine
 from txvbcast.wire.messages import Mode
@@ -127,11 +128,12 @@ class Service(service.Service):
         """
         self._use_monotonic_time()
         config = self.config
+        turn = Turn(self._reactor)
         self._store, stored = SqliteStore.open(
-            config.data_dir, config.node_id, config.cluster_id, self._reactor, self._halted
+            config.data_dir, config.node_id, config.cluster_id, self._reactor, self._halted, turn
         )
         super().startService()  # type: ignore[no-untyped-call]
-        self._network = Network(config, stored, self._reactor)
+        self._network = Network(config, stored, self._reactor, turn=turn)
         self._driver = Driver(
             config.protocol,
             stored,
@@ -142,6 +144,7 @@ class Service(service.Service):
             time.time,
             self._halted,
             self._facts,
+            turn=turn,
         )
         self._network.receiver = self._driver
         self._driver.start(self._store.entries(RESTORE_BYTES))

@@ -16,6 +16,7 @@ from txvbcast.sim.checks import Violation
 from txvbcast.sim.clock import NodeClock
 from txvbcast.sim.recorder import Recorder
 from txvbcast.store.memory import Disk, MemoryStore
+from txvbcast.turns import Turn
 from txvbcast.wire.messages import Entry, Message
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ class SimNode:
         self._inbox: list[tuple[bool, Callable[..., None], tuple[Any, ...]]] = []
         self.clock = NodeClock(world.clock)
         delay = world.disk_delay(node_id)
-        self.store, stored = MemoryStore.open(disk, self.clock, delay, self._disk_failed)
+        turn = Turn(self.clock)
+        self.store, stored = MemoryStore.open(disk, self.clock, delay, self._disk_failed, turn)
         self.incarnation = stored.incarnation
         self.disk_id = stored.disk_id
         self.recorder = Recorder()
@@ -72,7 +74,7 @@ class SimNode:
         on_step = self._watch_step if self._step_hooks else None
         self.driver = Driver(
             config, stored, self.store, self, applications, self.clock, world.clock.seconds, self._halted,
-            on_step=on_step,
+            on_step=on_step, turn=turn,
         )  # fmt: skip
         self._pieces = tuple(self.store.entries(RESTORE_BYTES))
 

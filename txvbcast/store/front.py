@@ -13,7 +13,8 @@ from __future__ import annotations
 import abc
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol, Union
+from functools import partial
+from typing import Union
 
 import attrs
 from twisted.internet.defer import Deferred, succeed
@@ -23,6 +24,7 @@ from txvbcast.absences import ABSENCES_KEPT
 from txvbcast.core.effects import Persist
 from txvbcast.core.inputs import PastAbsence, StoredState
 from txvbcast.errors import LocalProtocolError
+from txvbcast.turns import Turn
 from txvbcast.wire.messages import Entry
 
 log = Logger()
@@ -33,13 +35,6 @@ OPERATIONS_MAX = 16384
 
 #: Calls a caller's ``done`` with its result.
 Answer = Callable[[], None]
-
-
-class Clock(Protocol):
-    """What a store needs of a reactor or of a simulated clock."""
-
-    def callLater(self, delay_s: float, call: Callable[..., object], /, *args: object) -> object:
-        """Call later, in the thread of the reactor."""
 
 
 @attrs.frozen
@@ -112,17 +107,17 @@ class LogRules:
 class StoreFront(abc.ABC):
     """What a driver talks to; the subclasses write.
 
-    :param clock: a reactor or a simulated clock.
+    :param turn: the turns of the reactor or simulated clock in whose thread this is used.
     :param state: what the opened store holds.
     :param on_failure: called at most once, from the reactor: nothing after that is ever
         answered, and the node has to stop.
     """
 
-    def __init__(self, clock: Clock, state: StoredState, on_failure: Callable[[Exception], None]) -> None:
-        self._clock = clock
+    def __init__(self, turn: Turn, state: StoredState, on_failure: Callable[[Exception], None]) -> None:
+        self._turn = turn
         self._rules = LogRules(state)
         self._on_failure = on_failure
-        self._turn: list[Operation] = []
+        self._asked: list[Operation] = []
         self._records: deque[PastAbsence] = deque(maxlen=ABSENCES_KEPT)
         self._remembers = True
         self._waiting = 0
@@ -177,7 +172,7 @@ class StoreFront(abc.ABC):
         waiter: Deferred[None] = Deferred()
         self._close_waiters.append(waiter)
         if len(self._close_waiters) == 1:
-            self._turn += self._take_records()
+            self._asked += self._take_records()
             self._hand_over()
             self._taking = False
             self._stop()
@@ -196,12 +191,12 @@ class StoreFront(abc.ABC):
             self._refuse(LocalProtocolError(f"more than {OPERATIONS_MAX} writes and reads wait for the disk"))
             return
         self._waiting += 1
-        if not self._turn:
-            self._clock.callLater(0, self._hand_over)
-        self._turn.append(operation)
+        if not self._asked:
+            self._turn.at_end(self._hand_over)
+        self._asked.append(operation)
 
     def _hand_over(self) -> None:
-        batch, self._turn = self._turn, []
+        batch, self._asked = self._asked, []
         if any(isinstance(operation, Write) for operation in batch):
             batch += self._take_records()
         if batch:
@@ -234,12 +229,12 @@ class StoreFront(abc.ABC):
     def _refuse(self, error: LocalProtocolError) -> None:
         self._fall_silent()
         # Not at once: the caller is in the middle of a step.
-        self._clock.callLater(0, self._on_failure, error)
+        self._turn.at_end(partial(self._on_failure, error))
 
     def _fall_silent(self) -> None:
         self._taking = False
         self._silent = True
-        self._turn.clear()
+        self._asked.clear()
         self._records.clear()
 
     def _stopped(self) -> None:

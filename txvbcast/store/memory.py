@@ -15,7 +15,8 @@ from txvbcast.absences import ABSENCES_KEPT
 from txvbcast.core.effects import Persist
 from txvbcast.core.inputs import PastAbsence, StoredState
 from txvbcast.errors import StoreError
-from txvbcast.store.front import RISING, Answer, Clock, Operation, Read, StoreFront, Write
+from txvbcast.store.front import RISING, Answer, Operation, Read, StoreFront, Write
+from txvbcast.turns import Clock, Turn
 from txvbcast.wire.codec import encode_entry
 from txvbcast.wire.messages import Entry
 
@@ -118,11 +119,13 @@ class MemoryStore(StoreFront):
         clock: MemoryClock,
         delay: Callable[[], float],
         on_failure: Callable[[Exception], None] = _raise,
+        turn: Turn | None = None,
     ) -> tuple[MemoryStore, StoredState]:
         """Begin another life of the node whose disk this is.
 
         :param delay: asked before each transaction how long it takes, in seconds.
         :param on_failure: as for every store; by default the error comes out of the clock.
+        :param turn: the clock's turns, which others may share.
         :raises StoreError: another open store uses the disk.
         """
         if disk.held:
@@ -130,17 +133,18 @@ class MemoryStore(StoreFront):
         disk.held = True
         disk.incarnation += 1
         state = disk.state()
-        return cls(disk, clock, delay, state, on_failure), state
+        return cls(disk, clock, turn or Turn(clock), delay, state, on_failure), state
 
     def __init__(
         self,
         disk: Disk,
         clock: MemoryClock,
+        turn: Turn,
         delay: Callable[[], float],
         state: StoredState,
         on_failure: Callable[[Exception], None],
     ) -> None:
-        super().__init__(clock, state, on_failure)
+        super().__init__(turn, state, on_failure)
         self._disk = disk
         self._timers = clock
         self._delay = delay

@@ -22,7 +22,8 @@ from twisted.logger import Logger
 from txvbcast.core.inputs import PastAbsence, StoredState
 from txvbcast.store import database, records
 from txvbcast.store.directory import DirectoryLock, make_directory
-from txvbcast.store.front import RISING, Answer, Clock, Operation, Read, Remember, StoreFront, Write
+from txvbcast.store.front import RISING, Answer, Operation, Read, Remember, StoreFront, Write
+from txvbcast.turns import Clock, Turn
 from txvbcast.wire.messages import Entry
 
 log = Logger()
@@ -57,9 +58,11 @@ class SqliteStore(StoreFront):
         cluster_id: str,
         reactor: Reactor,
         on_failure: Callable[[Exception], None],
+        turn: Turn | None = None,
     ) -> tuple[SqliteStore, StoredState]:
         """Open the store in ``data_dir``, or make it, and begin a new incarnation.
 
+        :param turn: the reactor's turns, which others may share.
         :param on_failure: called at most once, in the reactor thread: nothing after that is
             ever answered, and the node has to stop.
         :raises StoreError: the directory cannot be used, is in use, holds something else, or
@@ -73,12 +76,13 @@ class SqliteStore(StoreFront):
             undo.callback(connection.close)
             reading, path = database.open_for_reading(data_dir)
             undo.pop_all()
-        store = cls(reactor, state, on_failure, lock, connection, reading, path)
+        store = cls(reactor, turn or Turn(reactor), state, on_failure, lock, connection, reading, path)
         return store, attrs.evolve(state, absences=store._recall())
 
     def __init__(
         self,
         reactor: Reactor,
+        turn: Turn,
         state: StoredState,
         on_failure: Callable[[Exception], None],
         lock: DirectoryLock,
@@ -86,7 +90,7 @@ class SqliteStore(StoreFront):
         reading: sqlite3.Connection,
         path: Path,
     ) -> None:
-        super().__init__(reactor, state, on_failure)
+        super().__init__(turn, state, on_failure)
         self._lock = lock
         self._reading = reading
         self._path = path

@@ -1,0 +1,46 @@
+"""The end of a turn of the event loop, where what has gathered in it goes on together.
+
+One timer serves all who ask in a turn.  Whoever is called may ask again, and lead others to ask: what a turn
+leads to on this node is all done before the loop looks at its sockets again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What is needed of a reactor or of a simulated clock."""
+
+    def callLater(self, delay_s: float, call: Callable[..., object], /, *args: object) -> object:
+        """Call later, in the thread of the event loop."""
+
+
+class Turn:
+    """Calls back at the end of the present turn of ``clock``'s event loop, in the order asked for."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._calls: deque[Callable[[], None]] = deque()
+        self._is_armed = False
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called once."""
+        self._calls.append(call)
+        self._arm()
+
+    def _arm(self) -> None:
+        if not self._is_armed:
+            self._is_armed = True
+            self._clock.callLater(0, self._end)
+
+    def _end(self) -> None:
+        try:
+            while self._calls:
+                self._calls.popleft()()
+        finally:  # one that raises keeps nobody else from its turn
+            self._is_armed = False
+            if self._calls:
+                self._arm()
