@@ -185,6 +185,8 @@ class FakeNode:
         self.asked.append((rm, tuple(payloads), mode, timeout_s, requests))
         if rm not in ("kv", "echo"):
             raise ValueError(f"there is no resource manager {rm!r}; expected one of echo, kv")
+        if not payloads:
+            raise ValueError("there is no transaction: the list of payloads is empty")
         self.tickets += 1
         failure, self.failure = self.failure, None
         if isinstance(failure, SubmissionError):

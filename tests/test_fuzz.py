@@ -18,11 +18,12 @@ from packaging.requirements import Requirement
 from twisted.trial import unittest
 
 from tests import fuzz
-from tests.fuzz import CORPUS, TARGETS, datagrams, frames, growing, runner, samples
+from tests.fuzz import CORPUS, TARGETS, client_frames, datagrams, frames, growing, runner, samples
 from tests.fuzz.planted import DEFECTS, Defect
 from tests.wire_samples import CLUSTER_ID
 from txvbcast import yamlreader
-from txvbcast.wire.codec import FrameDecoder
+from txvbcast.wire.client_messages import CLIENT_OPCODES
+from txvbcast.wire.codec import CLIENTS, FrameDecoder
 from txvbcast.wire.datagram import decode_datagram
 from txvbcast.wire.messages import DATAGRAM_TYPES, OPCODES, Message
 
@@ -34,7 +35,7 @@ PLANTED_RUNS = 20_000
 PLANTED_SECONDS = 240
 
 #: Fewer executions in that time than any machine manages mean that the fuzzer did not do its work.
-RUNS_MIN = {"frames": 10_000, "datagrams": 10_000, "config": 1_000}
+RUNS_MIN = {"frames": 10_000, "client_frames": 5_000, "datagrams": 10_000, "config": 1_000}
 
 #: Of the fuzzer's choices, where a defect is planted.
 SEED = 1
@@ -60,6 +61,9 @@ class CorpusTests(unittest.TestCase):
         for path in sorted((CORPUS / "frames").iterdir()):
             for size in (1, 7, 4096):
                 frames.check_links(path.read_bytes(), size)
+        for path in sorted((CORPUS / "client_frames").iterdir()):
+            for size in (1, 7, 4096):
+                client_frames.check_connections(path.read_bytes(), size)
 
     def test_every_message_type(self) -> None:
         """A new type of message is added by ``python -m tests.fuzz --write-samples``."""
@@ -67,6 +71,10 @@ class CorpusTests(unittest.TestCase):
         for path in (CORPUS / "frames").glob(f"{samples.SAMPLE}*"):
             read |= {type(message) for message in FrameDecoder().feed(path.read_bytes())}
         self.assertEqual(read, set(OPCODES.values()))
+        said: set[type] = set()
+        for path in (CORPUS / "client_frames").glob(f"{samples.SAMPLE}*"):
+            said |= {type(message) for message in FrameDecoder(family=CLIENTS).feed(path.read_bytes())}
+        self.assertEqual(said, set(CLIENT_OPCODES.values()))
         sent = {
             type(decode_datagram(path.read_bytes(), CLUSTER_ID)[1])
             for path in (CORPUS / "datagrams").glob(f"{samples.SAMPLE}*")
@@ -98,6 +106,7 @@ class MutationTests(unittest.TestCase):
         """Of the other streams and datagrams, most are such that their bodies are looked into."""
         for target, enters in (
             ("frames", lambda data: bool(frames.divided(data).frames)),
+            ("client_frames", lambda data: bool(frames.divided(data, CLIENTS).frames)),
             ("datagrams", lambda data: datagrams.wanted(data) is not None),
         ):
             good = [path.read_bytes() for path in sorted((CORPUS / target).glob(f"{samples.SAMPLE}*"))]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 #: The modules of this package that are targets, each with a folder of the same name in :data:`CORPUS`.
-TARGETS: Final = ("frames", "datagrams", "config")
+TARGETS: Final = ("frames", "client_frames", "datagrams", "config")
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from random import Random
 from typing import Any, Final
 
@@ -14,12 +14,14 @@ import msgspec
 
 from tests import fuzz, wire_samples
 from txvbcast.wire.bodies import encode
+from txvbcast.wire.client_messages import CLIENT_OPCODES, ClientMessage
 from txvbcast.wire.messages import OPCODES, Message
 
 #: The fuzzer's own changes: bytes, and how long the result may be.
 Blind = Callable[[bytes, int], bytes]
 
-_FIELDS: Final = {cls: tuple(field.name for field in attrs.fields(cls)) for cls in OPCODES.values()}
+_CLASSES: Final[dict[int, type]] = {**OPCODES, **CLIENT_OPCODES}
+_FIELDS: Final = {cls: tuple(field.name for field in attrs.fields(cls)) for cls in _CLASSES.values()}
 
 #: The names of types and fields in a decoder's words.
 _REASON: Final = re.compile(r"`[^`]*`")
@@ -36,12 +38,20 @@ _ODD: Final[tuple[Any, ...]] = (
 
 def messages() -> dict[str, Message]:
     """Each message type: typical, and with the least and the greatest in every field."""
-    extremes = {
+    return {**wire_samples.TYPICAL, **_extremes(OPCODES.values())}
+
+
+def client_messages() -> dict[str, ClientMessage]:
+    """The same of what clients and nodes say to each other."""
+    return {**wire_samples.CLIENT_TYPICAL, **_extremes(CLIENT_OPCODES.values())}
+
+
+def _extremes(classes: Iterable[type]) -> dict[str, Any]:
+    return {
         f"{cls.__name__}.{name}": wire_samples.extreme(cls, greatest)
-        for cls in OPCODES.values()
+        for cls in classes
         for name, greatest in (("min", False), ("max", True))
     }
-    return {**wire_samples.TYPICAL, **extremes}
 
 
 def good(number: int, chance: Random) -> bytes:
@@ -50,19 +60,19 @@ def good(number: int, chance: Random) -> bytes:
 
 
 _GOOD: Final = {
-    number: [encode(message) for message in messages().values() if type(message) is cls]
-    for number, cls in OPCODES.items()
+    number: [encode(message) for message in (*messages().values(), *client_messages().values()) if type(message) is cls]
+    for number, cls in _CLASSES.items()
 }
 
 
-def tell_kinds(message: Message) -> None:
+def tell_kinds(message: Message | ClientMessage) -> None:
     """Tell the fuzzer what kind of value each field of ``message`` has."""
     cls = type(message)
     for name in _FIELDS[cls]:
         fuzz.reached((cls, name, _kind(getattr(message, name))))
 
 
-def tell_refused(cls: type[Message], said: str) -> None:
+def tell_refused(cls: type, said: str) -> None:
     """Tell the fuzzer which field of a ``cls`` was wrong, and in which way, by the decoder's words."""
     fuzz.reached((cls, *_REASON.findall(said[:REASON_CHARS_MAX])))
 

@@ -26,9 +26,9 @@ from txvbcast.core.inputs import StoredState
 from txvbcast.errors import RemoteProtocolError
 from txvbcast.net.link import Link
 from txvbcast.net.links import Links, own_hello
-from txvbcast.wire.codec import HEADER_BYTES, FrameDecoder, encode_frame
+from txvbcast.wire.codec import HEADER_BYTES, PEERS, Family, FrameDecoder, encode_frame
 from txvbcast.wire.limits import FRAME_BYTES_MAX, VERSION
-from txvbcast.wire.messages import OPCODES, Hello, HelloRefused, Message
+from txvbcast.wire.messages import Hello, HelloRefused, Message
 
 _HEADER: Final = struct.Struct("!IBBHI")
 _CHECKED_BYTES: Final = 8
@@ -60,7 +60,7 @@ class Stream:
     left: int
 
 
-def divided(data: bytes) -> Stream:
+def divided(data: bytes, family: Family[Any] = PEERS) -> Stream:
     """What a decoder has to find in ``data``, before it looks into the bodies."""
     frames: list[tuple[int, bytes]] = []
     ends = [0]
@@ -75,7 +75,7 @@ def divided(data: bytes) -> Stream:
         if left < HEADER_BYTES:
             return Stream(frames, ends[1:], None, left)
         _, version, number, flags, checksum = _HEADER.unpack_from(data, start)
-        if version != VERSION or number not in OPCODES or flags != 0:
+        if version != VERSION or number not in family.classes or flags != 0:
             return Stream(frames, ends[1:], start + HEADER_BYTES, 0)
         if left < HEADER_BYTES + length:
             return Stream(frames, ends[1:], None, left)
@@ -96,16 +96,16 @@ class Decoded:
     :ivar held: the bytes that it kept.
     """
 
-    messages: list[Message]
+    messages: list[Any]
     failure: str | None
     fed: int
     held: int
 
 
-def decoded(pieces: list[bytes]) -> Decoded:
+def decoded(pieces: list[bytes], family: Family[Any] = PEERS) -> Decoded:
     """What a decoder makes of ``pieces``; anything that it raises but its declared error goes through."""
-    decoder = FrameDecoder()
-    messages: list[Message] = []
+    decoder: FrameDecoder[Any] = FrameDecoder(family=family)
+    messages: list[Any] = []
     fed = 0
     try:
         for piece in pieces:
@@ -116,14 +116,14 @@ def decoded(pieces: list[bytes]) -> Decoded:
     return Decoded(messages, None, fed, decoder.buffered_bytes)
 
 
-def check_decoder(data: bytes, pieces: list[bytes]) -> Decoded:
+def check_decoder(data: bytes, pieces: list[bytes], family: Family[Any] = PEERS) -> Decoded:
     """The decoder reads what is there, refuses the rest as early as it can, and keeps no more than it must.
 
     :return: what it made of ``data`` in one piece.
     """
-    stream = divided(data)
-    whole = decoded([data])
-    types = [OPCODES[number] for number, _ in stream.frames]
+    stream = divided(data, family)
+    whole = decoded([data], family)
+    types = [family.classes[number] for number, _ in stream.frames]
     assert [type(message) for message in whole.messages] == types[: len(whole.messages)]
     refused_at = stream.refused_at
     if len(whole.messages) < len(types):  # a whole frame, with a body that is none
@@ -137,7 +137,7 @@ def check_decoder(data: bytes, pieces: list[bytes]) -> Decoded:
     assert whole.held == (stream.left if refused_at is None else 0)
     check_words(whole.failure or "")
 
-    cut = decoded(pieces)
+    cut = decoded(pieces, family)
     assert (cut.messages, cut.failure, cut.held) == (whole.messages, whole.failure, whole.held)
     if refused_at is not None:
         assert refused_at <= cut.fed < refused_at + max(map(len, pieces)), "it did not refuse as early as it could"
@@ -150,10 +150,10 @@ def check_words(said: str) -> None:
     assert said.isprintable(), repr(said)
 
 
-def check_return(messages: list[Message]) -> None:
+def check_return(messages: list[Any], family: Family[Any] = PEERS) -> None:
     """What was read can be said, in just one way, and is read the same again."""
     said = [encode_frame(message) for message in messages]
-    again = decoded([b"".join(said)])
+    again = decoded([b"".join(said)], family)
     assert (again.messages, again.failure, again.held) == (messages, None, 0)
     assert [encode_frame(message) for message in again.messages] == said
 
@@ -168,11 +168,11 @@ def cut(data: bytes, chance: int) -> list[bytes]:
 # --- the link ----------------------------------------------------------------------------
 
 
-class _Transport(StringTransport):
+class Transport(StringTransport):
     """Twisted's in-memory transport, with the calls of TCP that a link makes."""
 
-    def __init__(self) -> None:
-        super().__init__(peerAddress=IPv4Address("TCP", "192.0.2.9", 40000))
+    def __init__(self, peer: IPv4Address) -> None:
+        super().__init__(hostAddress=IPv4Address("TCP", "192.0.2.1", 8410), peerAddress=peer)
         self.ended = False
 
     def setTcpNoDelay(self, enabled: bool) -> None:
@@ -182,6 +182,7 @@ class _Transport(StringTransport):
         """Nothing to do in memory."""
 
     def loseWriteConnection(self) -> None:
+        """Our side is done."""
         self.ended = True
 
 
@@ -252,7 +253,7 @@ class _Keeper:
         """
         peer = 1 if dialled else 3
         notes = self.links.receiver = _Notes()
-        transport = _Transport()
+        transport = Transport(IPv4Address("TCP", "192.0.2.9", 40000))
         link = Link(self.links, peer if dialled else None)
         link.makeConnection(transport)
         for piece in [_HELLO_FRAMES[peer], *pieces] if greeted else pieces:
@@ -278,7 +279,7 @@ class _Keeper:
         assert notes.got == rest[:ending]
         assert notes.up == ([link.peer] if ending is None and failure is None else [])
 
-    def _check_said(self, transport: _Transport, dialled: bool, link: Link) -> None:
+    def _check_said(self, transport: Transport, dialled: bool, link: Link) -> None:
         """Hello at most, and then a reason at most, after which our side is closed."""
         said = list(FrameDecoder().feed(transport.value()))
         if not dialled or link.up_since_s is not None:
@@ -325,14 +326,16 @@ def check_links(data: bytes, size: int) -> None:
         _keeper.check(pieces, whole, dialled, greeted)
 
 
-def mutate(data: bytes, bytes_max: int, seed: int, blind: Blind) -> bytes:
+def mutate(data: bytes, bytes_max: int, seed: int, blind: Blind, family: Family[Any] = PEERS) -> bytes:
     """Another stream: mostly one whose headers and checksums are right, with something else in them."""
     chance = Random(seed)
-    frames = divided(data).frames
+    numbers = tuple(family.classes)
+    frames = divided(data, family).frames
     if not frames or chance.random() < 0.1:
         return blind(data, bytes_max)
-    other = b"".join(frame(number, body) for number, body in _changed(frames, bytes_max, chance, blind))
-    return (other + _tail(chance))[:bytes_max]
+    changed = _changed(frames, bytes_max, chance, blind, numbers)
+    other = b"".join(frame(number, body) for number, body in changed)
+    return (other + _tail(chance, numbers))[:bytes_max]
 
 
 def frame(number: int, body: bytes, length: int | None = None, version: int = VERSION, flags: int = 0) -> bytes:
@@ -341,7 +344,9 @@ def frame(number: int, body: bytes, length: int | None = None, version: int = VE
     return header + zlib.crc32(header + body).to_bytes(4) + body
 
 
-def _changed(frames: list[tuple[int, bytes]], bytes_max: int, chance: Random, blind: Blind) -> list[tuple[int, bytes]]:
+def _changed(
+    frames: list[tuple[int, bytes]], bytes_max: int, chance: Random, blind: Blind, numbers: tuple[int, ...]
+) -> list[tuple[int, bytes]]:
     """Other frames: one has another body or type, or is somewhere else, twice, or not at all.
 
     Half of the time all the others are good: a stream is read no further than its first bad frame.
@@ -354,23 +359,20 @@ def _changed(frames: list[tuple[int, bytes]], bytes_max: int, chance: Random, bl
     if what < 0.7:
         return [*frames[:at], (number, bodies.changed(body, bytes_max, chance, blind)), *frames[at + 1 :]]
     if what < 0.8:
-        return [*frames[:at], (chance.choice(_NUMBERS), body), *frames[at + 1 :]]
+        return [*frames[:at], (chance.choice(numbers), body), *frames[at + 1 :]]
     if what < 0.9:
         return [*frames[:at], *frames[at + 1 :], frames[at]]
     return [*frames, (number, body)] if what < 0.95 else frames[:at] + frames[at + 1 :]
 
 
-def _tail(chance: Random) -> bytes:
+def _tail(chance: Random, numbers: tuple[int, ...]) -> bytes:
     """Mostly nothing; else a frame that is to be refused, with a checksum that is right."""
     if chance.random() < 0.9:
         return b""
     return frame(
-        number=chance.choice((*_NUMBERS, 0, 255, chance.randrange(256))),
+        number=chance.choice((*numbers, 0, 255, chance.randrange(256))),
         body=chance.randbytes(chance.randrange(20)),
         length=chance.choice((None, 0, 1, FRAME_BYTES_MAX, FRAME_BYTES_MAX + 1, 2**31, 2**32 - 1)),
         version=chance.choice((VERSION, 0, VERSION + 1, 255)),
         flags=chance.choice((0, 1, 0x8000)),
     )
-
-
-_NUMBERS: Final = tuple(OPCODES)

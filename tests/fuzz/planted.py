@@ -9,10 +9,12 @@ from unittest import mock
 import attrs
 
 from txvbcast import validation, yamlreader
+from txvbcast.control import client_desk
 from txvbcast.errors import RemoteProtocolError
 from txvbcast.net import link
 from txvbcast.wire import bodies, codec, datagram
 from txvbcast.wire.bodies import Family
+from txvbcast.wire.client_messages import ListKeys
 from txvbcast.wire.messages import Claim, HeartbeatReply, Message, Probe
 
 
@@ -32,7 +34,7 @@ def _replace(owner: Any, name: str, other: object) -> None:
     mock.patch.object(owner, name, other).start()
 
 
-def _replace_decode(after: Callable[[Message], Message]) -> None:
+def _replace_decode(after: Callable[[Any], Any]) -> None:
     """What comes out of a body goes through ``after`` too."""
     decode = bodies.decode_message
     _replace(bodies, "decode_message", lambda family, number, body: after(decode(family, number, body)))
@@ -72,6 +74,25 @@ def _loses_a_bit() -> None:
 def _words_unescaped() -> None:
     """A peer's words reach the log as they are."""
     _replace(link, "_printable", lambda text: text)
+
+
+# --- frames of clients -------------------------------------------------------------------
+
+
+def _answer_missing() -> None:
+    """What is refused at the door is not answered."""
+    _replace(client_desk.Desk, "_fail", lambda desk, wanted, kind, reason: None)
+
+
+def _client_frame_leaks() -> None:
+    """Behind a good header, one message type lets another exception through."""
+
+    def leaky(message: object) -> object:
+        if isinstance(message, ListKeys) and 65535 < message.limit < 2**62:
+            raise KeyError(message.query)
+        return message
+
+    _replace_decode(leaky)
 
 
 # --- datagrams ---------------------------------------------------------------------------
@@ -144,6 +165,8 @@ DEFECTS: Final = {
     "words unescaped": Defect("frames", _words_unescaped),
     "frame leaks": Defect("frames", _frame_leaks, hidden=True),
     "loses a bit": Defect("frames", _loses_a_bit, hidden=True),
+    "answer missing": Defect("client_frames", _answer_missing),
+    "client frame leaks": Defect("client_frames", _client_frame_leaks, hidden=True),
     "cluster unchecked": Defect("datagrams", _cluster_unchecked),
     "trailing ignored": Defect("datagrams", _trailing_ignored),
     "datagram leaks": Defect("datagrams", _datagram_leaks, hidden=True),

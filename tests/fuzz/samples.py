@@ -17,6 +17,8 @@ from tests import wire_samples
 from tests.fuzz import CORPUS, bodies, frames
 from tests.test_config import FULL, LEAST, REFUSED
 from tests.wire_samples import CLUSTER_ID, enveloped, framed
+from txvbcast.wire import client_messages
+from txvbcast.wire.bodies import encode
 from txvbcast.wire.codec import encode_frame
 from txvbcast.wire.datagram import encode_datagram
 from txvbcast.wire.hello import members_digest
@@ -145,6 +147,54 @@ def _with(hello: Hello, members: tuple[MemberLine, ...]) -> Hello:
     return attrs.evolve(hello, members=members, members_digest=members_digest(members))
 
 
+# --- frames of clients -------------------------------------------------------------------
+
+_PING: Final = encode_frame(client_messages.Ping(9))
+_CLIENT_BODY: Final = _PING[12:]
+
+
+def _good_client_frames() -> Iterator[tuple[str, bytes]]:
+    for name, message in bodies.client_messages().items():
+        yield name, encode_frame(message)
+    typical = wire_samples.CLIENT_TYPICAL
+    yield "talk", b"".join(encode_frame(typical[name]) for name in ("ClientHello", "Submit", "GetKeys", "Ping"))
+
+
+def _bad_client_frames() -> Iterator[tuple[str, bytes]]:
+    for count in (1, 4, 11, 12, len(_PING) - 1):
+        yield f"first-{count}", _PING[:count]
+    for length in (0, 4096, 4097, FRAME_BYTES_MAX, FRAME_BYTES_MAX + 1):
+        yield f"length-{length}", framed(_CLIENT_BODY, number=132, length=length)
+    for number in (0, 1, 64, 127, 255):
+        yield f"type-{number}", framed(_CLIENT_BODY, number=number)
+    yield "version-2", framed(_CLIENT_BODY, number=132, version=2)
+    yield "flags-1", framed(_CLIENT_BODY, number=132, flags=1)
+    yield "trailing", framed(_CLIENT_BODY + b"\0", number=132)
+    for name in ("GET / HTTP/1.1\r\n\r\n", "POST /v1/tx HTTP/1.1\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"):
+        yield f"http-{name[:4].strip()}", name.encode()
+    yield "tls", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+    yield "of-a-node", encode_frame(frames.hello_of(3)) + _FRAME
+    submit = _fields_of("Submit")
+    for name, wrong in (
+        ("first-zero", {"first": 0, "done": 0}),
+        ("first-endless", {"first": 2**63 - 1}),
+        ("done-ahead", {"done": 17}),
+        ("names-missing", {"request_ids": ["a"]}),
+        ("name-empty", {"request_ids": ["", "a"]}),
+        ("timeout-endless", {"timeout_ms": 2**63 - 1}),
+        ("nothing", {"payloads": []}),
+        ("strange-rm", {"rm": "\x1b[2J\u202e" * 100}),
+    ):
+        yield f"submit-{name}", framed(_PACK({**submit, **wrong}), number=140)
+    for name, wrong in (("session-empty", {"session": ""}), ("strange-cluster", {"cluster_id": "\x1b[2J" * 300})):
+        yield f"hello-{name}", framed(_PACK({**_fields_of("ClientHello"), **wrong}), number=128)
+
+
+def _fields_of(name: str) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.msgpack.decode(encode(wire_samples.CLIENT_TYPICAL[name]))
+    return fields
+
+
 # --- datagrams ---------------------------------------------------------------------------
 
 
@@ -200,6 +250,7 @@ def _bad_files() -> Iterator[tuple[str, bytes]]:
 
 _MAKERS: Final = {
     "frames": (_good_frames, _bad_frames),
+    "client_frames": (_good_client_frames, _bad_client_frames),
     "datagrams": (_good_datagrams, _bad_datagrams),
     "config": (_good_files, _bad_files),
 }

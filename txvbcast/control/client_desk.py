@@ -52,6 +52,9 @@ SESSION_CHARS_MAX: Final = 64
 #: How much of a client's own words goes into a text.
 _QUOTED_CHARS_MAX: Final = 80
 
+#: How much is said about a request that was wrong: it may quote the request.
+_REASON_CHARS_MAX: Final = 400
+
 
 class ClientNode(QueryNode, Protocol):
     """The driver, as far as clients use it; see there for duties and errors."""
@@ -354,7 +357,7 @@ class Desk:
             batch.ticket = self._submit(wanted, batch)
         except ValueError as error:
             self._outstanding -= count
-            self._fail(wanted, FailureKind.BAD_REQUEST, str(error))
+            self._fail(wanted, FailureKind.BAD_REQUEST, str(error)[:_REASON_CHARS_MAX])
             return
         if not batch.left:
             return

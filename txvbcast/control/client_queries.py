@@ -35,6 +35,9 @@ KEYS_MAX: Final = 10_000
 #: The values in one answer have about so many bytes at most.
 ANSWER_BYTES_MAX: Final = 8 * 1024 * 1024
 
+#: How much of a client's own words goes into a text.
+_QUOTED_CHARS_MAX: Final = 80
+
 _KINDS: Final[dict[type[errors.SubmissionError], FailureKind]] = {
     errors.Aborted: FailureKind.ABORTED,
     errors.OutcomeUnknown: FailureKind.OUTCOME_UNKNOWN,
@@ -182,7 +185,9 @@ class Queries:
         store = self._key_values.get(name)
         if store is None:
             known = ", ".join(self._key_values) or "none"
-            raise _BadRequest(f"no key-value store of this node is named {name!r}; there are: {known}")
+            raise _BadRequest(
+                f"no key-value store of this node is named {name[:_QUOTED_CHARS_MAX]!r}; there are: {known}"
+            )
         return store
 
     def _get_keys(self, query: m.GetKeys) -> ToClient:
