@@ -234,7 +234,12 @@ class SecondProcess(StrangersCase):
             second.write_text(text)
             for said in self.run_second(second):
                 self.assertIn(f"listen.peer: cannot listen at {listen.peer} (TCP): the port is in use; stop", said)
-            second.write_text(text.replace(str(listen.peer), f"127.0.0.1:{free_port()}"))
+            text = text.replace(str(listen.peer), f"127.0.0.1:{free_port()}")
+            second.write_text(text)
+            for said in self.run_second(second):
+                self.assertIn(f"listen.client: cannot listen at {listen.client}: ", said)
+                self.assertIn("stop the program that has the port", said)
+            second.write_text(text.replace(str(listen.client), f"127.0.0.1:{free_port()}"))
             for said in self.run_second(second):
                 self.assertIn(f"listen.http: cannot listen at {listen.http}: ", said)
                 self.assertIn("stop the program that has the port", said)

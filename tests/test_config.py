@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.trial import unittest
 
 from txvbcast import validation
-from txvbcast.addresses import parse_address
+from txvbcast.addresses import parse_address, reached_by
 from txvbcast.config import (
     DEFAULT_RESOURCE_MANAGERS,
     HEARTBEAT_PRESETS,
@@ -455,6 +455,19 @@ class AddressTests(unittest.TestCase):
     def test_good(self) -> None:
         for text in ("a:1", "a-b.c_d.example:65535", "127.0.0.1:80", "[::1]:80", "[fe80::1%eth0]:80", "example.org.:1"):
             self.assertEqual(str(parse_address(text)), text)
+
+    def test_reached_by(self) -> None:
+        """Where a wildcard was told, the host under which the machine is known; what is no address is none."""
+        for told, host, reached in (
+            ("10.0.0.1:8411", "192.0.2.7", "10.0.0.1:8411"),
+            ("0.0.0.0:8411", "192.0.2.7", "192.0.2.7:8411"),
+            ("[::]:8411", "::ffff:192.0.2.7", "192.0.2.7:8411"),
+            ("[::]:8411", "2001:db8::7", "[2001:db8::7]:8411"),
+            ("", "192.0.2.7", ""),
+            ("0.0.0.0:0", "192.0.2.7", ""),
+            ("\x1b[2J:1", "192.0.2.7", ""),
+        ):
+            self.assertEqual(reached_by(told, host), reached)
 
     def test_same_place(self) -> None:
         text = changed("127.0.0.1:8420", "Example.ORG:1").replace("127.0.0.1:8430", "example.org.:1")

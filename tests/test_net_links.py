@@ -53,6 +53,22 @@ class Together(NetCase):
             self.assertEqual(len(network._links._open), 2)
         self.assertEqual([len(nodes[n][0]._links._diallers) for n in (1, 2, 3)], [0, 1, 2])
 
+    async def test_where_clients_reach_the_others(self) -> None:
+        """Each says so in its Hello; a wildcard is the host that was seen; it is known when the node is gone, too."""
+        listed = members(3)
+        clients = {1: Address("0.0.0.0", 8411), 2: Address("two.example", 8421), 3: Address("::", 8431)}
+        networks = {}
+        for n, client in clients.items():
+            made = config(n, listed)
+            made = attrs.evolve(made, listen=attrs.evolve(made.listen, client=client))
+            networks[n], _ = await self.network(made)
+        everyone = {1: "127.0.0.1:8411", 2: "two.example:8421", 3: "127.0.0.1:8431"}
+        others = {n: {m: where for m, where in everyone.items() if m != n} for n in everyone}
+        await self.until(lambda: {n: network.client_addresses() for n, network in networks.items()} == others)
+        await networks[2].stop()
+        await self.until(lambda: not networks[1].links()[2])
+        self.assertEqual(networks[1].client_addresses(), others[1])
+
     async def test_messages_arrive_in_order_both_ways(self) -> None:
         listed = members(2)
         first, first_notes = await self.network(config(1, listed))

@@ -9,16 +9,32 @@ from typing import Any
 import attrs
 from twisted.internet import reactor as default_reactor
 from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.trial import unittest
 from zope.interface import implementer
 
+from tests.test_client_port import Client
 from txvbcast import Aborted, IObserver, IResourceManager, Refused, Service, Tx, Unsafe
 from txvbcast.cli.init import write_cluster
 from txvbcast.cli.local import free_base_port
 from txvbcast.config import Config
 from txvbcast.configfile import load
 from txvbcast.errors import ConfigError
+from txvbcast.wire.client_messages import (
+    ClientHello,
+    Committed,
+    Failed,
+    GetKeys,
+    Leaving,
+    NodeLine,
+    Submit,
+    Values,
+    Welcome,
+)
+from txvbcast.wire.kv import put_payload
+from txvbcast.wire.messages import Mode
 
 reactor: Any = default_reactor
 
@@ -180,6 +196,53 @@ class Embedded(EmbeddedCase):
             event["reason"] for event in self.services[0].driver.events.since(0) if event["kind"] == "mastership"
         ]
         self.assertIn("the master leaves (handover)", reasons)
+
+    async def client(self, node: int) -> Client:
+        """A client of that node, greeted."""
+        address = self.configs[node - 1].listen.client
+        endpoint = TCP4ClientEndpoint(reactor, address.host, address.port)
+        client = await endpoint.connect(Factory.forProtocol(lambda: Client(lambda: None)))
+        assert isinstance(client, Client)
+        self.addCleanup(self.hang_up, client)
+        client.say(ClientHello(version_min=1, version_max=1, session="s"))
+        await self.until(lambda: bool(client.got))
+        return client
+
+    def hang_up(self, client: Client) -> Deferred[None]:
+        """End a connection; fires when it is gone."""
+        client.tcp.abortConnection()
+        return Deferred.fromCoroutine(self.until(lambda: client.lost))
+
+    async def test_clients(self) -> None:
+        """They are told where all nodes are, and read on one what they wrote by way of another."""
+        await self.start()
+        first, second = await self.client(1), await self.client(2)
+        everyone = tuple(
+            NodeLine(config.node_id, config.node_name, str(config.listen.client)) for config in self.configs
+        )
+        for client in (first, second):
+            (welcome,) = client.of(Welcome)
+            self.assertEqual((welcome.nodes, welcome.serving, welcome.outstanding_max), (everyone, True, 8192))
+        payloads = tuple(put_payload(f"k{n}", b"%d" % n) for n in range(1000))
+        second.say(Submit(1, "kv", Mode.BROADCAST, 5000, 1, 0, payloads))
+        await self.until(lambda: sum(len(each.results) for each in second.of(Committed)) == 1000)
+        first.say(GetKeys(1, "kv", ("k0", "k999"), True, 5000))
+        await self.until(lambda: bool(first.of(Values)))
+        self.assertEqual([each.value for each in first.of(Values)[0].values], [b"0", b"999"])
+
+    async def test_stop_with_clients(self) -> None:
+        """They hear it first; what they asked before is answered; what they ask then is not."""
+        await self.start()
+        client = await self.client(1)
+        payload = put_payload("k", b"v")
+        client.say(Submit(1, "kv", Mode.BROADCAST, 5000, 1, 0, (payload,)))
+        await self.until(lambda: self.services[0].status()["pending"] > 0 or bool(client.of(Committed)))
+        await self.services[0].stopService()
+        self.services.pop(0)
+        await self.until(lambda: client.lost)
+        self.assertEqual(client.of(Leaving), [Leaving("node 1 stops")])
+        answers = [*client.of(Committed), *client.of(Failed)]
+        self.assertEqual(len(answers), 1)
 
     def seen(self, service: Service, node_id: int) -> dict[str, Any]:
         """A member as ``service`` shows it."""

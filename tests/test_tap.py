@@ -80,13 +80,16 @@ class TwistdTests(unittest.TestCase):
     async def test_port_in_use(self) -> None:
         taken: Any = reactor.listenTCP(0, Factory(), interface="127.0.0.1")
         self.addCleanup(taken.stopListening)
+        address = f"127.0.0.1:{taken.getHost().port}"
         text = self.config.read_text()
-        http = next(line for line in text.splitlines() if "http: " in line)
-        self.config.write_text(text.replace(http, f"  http: 127.0.0.1:{taken.getHost().port}"))
-        stdout, _, status = await self.twistd("-n", "vbcast", "--config", "node1.yaml")
-        self.assertIn(f"cannot listen at 127.0.0.1:{taken.getHost().port}", stdout)
-        self.assertNotIn("Traceback", stdout)
-        self.assertEqual(status, 1)
+        for key in ("client", "http"):
+            line = next(line for line in text.splitlines() if f"{key}: " in line)
+            self.config.write_text(text.replace(line, f"  {key}: {address}"))
+            stdout, _, status = await self.twistd("-n", "vbcast", "--config", "node1.yaml")
+            self.assertIn(f"listen.{key}: cannot listen at {address}", stdout)
+            self.assertIn("stop the program that has the port (is this node running already?), or choose", stdout)
+            self.assertNotIn("Traceback", stdout)
+            self.assertEqual(status, 1)
 
     async def test_short_collections(self) -> None:
         """What was made before the node runs is not looked at by garbage collections any more."""
