@@ -324,7 +324,7 @@ class OperatingTests(unittest.TestCase):
             name, _, inner = key.partition(".")
             if default.startswith("`") and "[]" not in name and name not in ("node", "insecure"):
                 sections.setdefault(name, []).append(f"{inner}: {default.strip('`')}")
-        self.assertEqual(sum(map(len, sections.values())), 18)
+        self.assertEqual(sum(map(len, sections.values())), 20)
         text = LEAST + "".join(f"{name}: {{{', '.join(pairs)}}}\n" for name, pairs in sections.items())
         manager = [f"{row[0].partition('.')[2]}: {row[2].strip('`')}" for row in self.table if "resource" in row[0]][:2]
         text += f"resource_managers: [{{{', '.join(manager)}}}]\n"
