@@ -70,7 +70,7 @@ class Clients(Watcher):
     def on_answer(self, outcome: Outcome) -> None:
         """Whoever has no answer asks again, at any node; some ask again although they have one."""
         request_id = outcome.request_id
-        if request_id is None or self._stopped or self._attempts[request_id] >= ATTEMPTS_MAX:
+        if request_id is None or self._stopped or self._attempts.get(request_id, ATTEMPTS_MAX) >= ATTEMPTS_MAX:
             return
         if not isinstance(outcome.answer, Committed) or self.random.random() < 0.1:
             self.world.clock.post(self.random.uniform(0.0, 1.0), self._again, outcome)

@@ -171,7 +171,7 @@ class _Part:
     @classmethod
     def of(cls, trace: Trace) -> _Part:
         rows = list(_rows(trace.happenings))
-        marks = [each for each in trace.happenings if each.kind in _MARKED]
+        marks = [each for each in trace.happenings if each.kind in _MARKED and each.node_id]
         from_s = max(
             trace.from_s,
             _latest_s([each.sent_s for each in trace.passages], ARROWS_MAX),

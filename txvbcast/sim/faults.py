@@ -390,7 +390,7 @@ def stopped(disturber: Disturber, node_id: int) -> None:
                 disturber.kill(node_id)
 
         disturber.stopping.add(node)
-        node.driver.stop().addCallback(kill)
+        disturber.world.stop(node_id).addCallback(kill)
 
 
 @_fault

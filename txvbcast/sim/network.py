@@ -183,7 +183,7 @@ class SimNetwork:
             self.break_link(sender, to, "the connection was reset")
             return
         data = encode_frame(message)
-        self._note(sender, to, True, data)
+        self.note(sender, to, True, data)
         self._arrive(link, sender, self.hosts[to], self._receive, sender, to, link, self.clock.seconds(), data)
 
     def _receive(self, sender: int, to: int, link: SimLink, sent_s: float, data: bytes) -> None:
@@ -218,7 +218,7 @@ class SimNetwork:
         if (sender, to) in self.cut or (conditions.datagram_loss and random.random() < conditions.datagram_loss):
             return
         data = encode_datagram(sender, CLUSTER_ID, message)
-        self._note(sender, to, False, data)
+        self.note(sender, to, False, data)
         copies = 2 if conditions.datagram_copy and random.random() < conditions.datagram_copy else 1
         for _ in range(copies):
             late = conditions.datagram_late and random.random() < conditions.datagram_late
@@ -236,7 +236,8 @@ class SimNetwork:
             hook(sender, host.node_id, sent_s, message, False)
         host.on_message(sender, message)
 
-    def _note(self, sender: int, to: int, by_link: bool, data: bytes) -> None:
+    def note(self, sender: int, to: int, by_link: bool, data: bytes) -> None:
+        """Something is sent: it becomes part of the name of the run."""
         self._digest.update(_PLACE.pack(self.clock.seconds(), sender, to, by_link))
         self._digest.update(data)
 

@@ -36,6 +36,8 @@ class Options:
     :ivar refusal: the chance that a node refuses a transaction; vote_s: how long a vote takes at most.
     :ivar retries: the chance that a client gives its transaction a request id, and tries again elsewhere.
     :ivar reads: linearizable reads for each transaction.
+    :ivar programs: client programs with sessions of their own, over connections that can break, which hand in as much
+        again.
     """
 
     nodes: int
@@ -59,6 +61,7 @@ class Options:
     last_man_standing: bool
     handback: bool
     inactive_s: float
+    programs: int = 0
 
     @classmethod
     def draw(cls, seed: int, soak: bool = False) -> Options:
@@ -90,6 +93,8 @@ class Options:
             last_man_standing=random.random() < 0.15,
             handback=random.random() < 0.85,
             inactive_s=random.choice([0.0, 0.0, 0.2]),
+            # Drawn apart: what the seeds drew before there were such programs is still what they draw.
+            programs=Random(f"programs {seed} {soak}").choice([0, 0, 1, 3]),
         )
 
     def config(self) -> ProtocolConfig:

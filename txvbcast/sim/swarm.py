@@ -10,15 +10,19 @@ import attrs
 from txvbcast.errors import Committed
 from txvbcast.interfaces import Tx
 from txvbcast.sim.checks import Violation
+from txvbcast.sim.client_links import ClientConditions
 from txvbcast.sim.clients import Clients
 from txvbcast.sim.faults import Disturber
 from txvbcast.sim.options import Options
+from txvbcast.sim.remote import Load, RemoteClients
 from txvbcast.sim.watch import Watcher
 from txvbcast.sim.world import World
 from txvbcast.wire.messages import Mode
 
 #: After the faults have ended everything must be settled within so many heartbeat timeouts.
 SETTLE_TIMEOUTS = 75
+#: How client programs hear the nodes while there are faults.
+CLIENT_CONDITIONS = ClientConditions(link_break=0.002, clog=0.002)
 #: How often it is looked whether everything is settled, in virtual seconds.
 LOOK_EVERY_S = 0.05
 
@@ -35,13 +39,16 @@ class Swarm:
         options = self.options = options or Options.draw(seed)
         self._random = Random(f"applications {seed}")
         self._clients = Clients(options, Random(f"clients {seed}"))
+        load = Load(options.programs, options.rate, options.keys, options.modes)
+        self._remote = RemoteClients(load, Random(f"remote clients {seed}"), CLIENT_CONDITIONS)
+        remote = (self._remote, self._remote.links) if options.programs else ()
         self.world = World(
             seed,
             options.nodes,
             options.conditions,
             options.disk_s,
             options.config(),
-            watchers=(self._clients, *watchers),
+            watchers=(self._clients, *remote, *watchers),
             vote_delay=self._vote_delay if options.vote_s else None,
         )
         self.world.refuse = self._refuse
@@ -54,10 +61,12 @@ class Swarm:
         :raises Violation: an invariant does not hold, or nothing goes on after the faults.
         """
         world = self.world
+        self._remote.begin()
         world.clock.post(1.5, self._disturb)
         world.run(self.options.seconds)
         self._peace = True
         self._clients.stop()
+        self._remote.stop()
         self._disturber.make_peace()
         world.network.conditions = attrs.evolve(self.options.conditions, link_break=0.0)
         self._settle("everything is settled and every client has an answer")
@@ -97,6 +106,9 @@ class Swarm:
         ]
         reads = [world.read(node_id, b"k0") for node_id in world.nodes]
         self._settle("what is asked in peace is answered")
+        for program in self._remote.programs:  # one after the other: a node may be used by all of them
+            asked += program.demand()
+            self._settle("what a client program asks in peace is answered")
         for outcome in asked:
             if not isinstance(outcome.answer, Committed):
                 raise Violation(

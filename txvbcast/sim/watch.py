@@ -56,6 +56,9 @@ class Watcher:
     def on_thaw(self, node: SimNode) -> None:
         """A process goes on; what has piled up for it comes next."""
 
+    def on_stop(self, node: SimNode) -> None:
+        """An operator stops a node; it hands over, and its process ends a little later."""
+
     def on_death(self, node: SimNode) -> None:
         """A process was killed, and its disk is as the crash left it."""
 

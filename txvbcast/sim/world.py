@@ -213,6 +213,12 @@ class World:
                 self.network.break_link(node_id, other, "the peer is gone")
         self.tell("on_death", node)
 
+    def stop(self, node_id: int) -> Deferred[None]:
+        """An operator stops a node in order; fires when nothing keeps it, and the process may end."""
+        node = self.nodes[node_id]
+        self.tell("on_stop", node)
+        return node.driver.stop()
+
     def restart(self, node_id: int) -> None:
         """Start a killed process again on its disk."""
         self._create(node_id).start()
