@@ -93,6 +93,7 @@ class Service(service.Service):
         members = {member.name: member.id for member in config.members}
         surroundings = Surroundings(reactor, config.node_id, config.node_name, members, config.data_dir)
         self._adapters = Adapters(config.adapters, surroundings)
+        self._turn = Turn(reactor)
         self._driver: Driver | None = None
         self._store: SqliteStore | None = None
         self._network: Network | None = None
@@ -128,12 +129,11 @@ class Service(service.Service):
         """
         self._use_monotonic_time()
         config = self.config
-        turn = Turn(self._reactor)
         self._store, stored = SqliteStore.open(
-            config.data_dir, config.node_id, config.cluster_id, self._reactor, self._halted, turn
+            config.data_dir, config.node_id, config.cluster_id, self._reactor, self._halted, self._turn
         )
         super().startService()  # type: ignore[no-untyped-call]
-        self._network = Network(config, stored, self._reactor, turn=turn)
+        self._network = Network(config, stored, self._reactor, turn=self._turn)
         self._driver = Driver(
             config.protocol,
             stored,
@@ -144,7 +144,7 @@ class Service(service.Service):
             time.time,
             self._halted,
             self._facts,
-            turn=turn,
+            turn=self._turn,
         )
         self._network.receiver = self._driver
         self._driver.start(self._store.entries(RESTORE_BYTES))
@@ -186,7 +186,7 @@ class Service(service.Service):
         listen, limits = self.config.listen, self.config.protocol.limits
         stores = [manager for manager in self._managers if isinstance(manager, KeyValueManager)]
         self._desks = Desks(driver, stores, self._desk_facts(network))
-        self._clients = ClientPort(self._desks, self._reactor)
+        self._clients = ClientPort(self._desks, self._reactor, turn=self._turn)
         http_limits = HttpLimits(payload_bytes_max=limits.payload)
         self._http = HttpApi(driver, self.config.node_id, self._reactor, stores[0] if stores else None, http_limits)
         await self._listen_at("client", listen.client, self._clients)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IWriteDescriptor
 
 
 class Clock(Protocol):
@@ -44,3 +46,15 @@ class Turn:
             self._is_armed = False
             if self._calls:
                 self._arm()
+
+
+def push(transport: Any) -> None:
+    """Hand what was written to a connection to its socket now, as far as that takes it.
+
+    ``transport.write`` leaves it to the next look at the sockets, which costs every hop of a transaction one
+    round of the event loop.  What does not fit, and a connection that is lost or ends, are left to that.
+
+    :param transport: provides ITransport, and mostly IWriteDescriptor; one that does not, as that of TLS, waits.
+    """
+    if IWriteDescriptor.providedBy(transport) and transport.connected and not transport.disconnecting:
+        transport.doWrite()

@@ -4,8 +4,7 @@
 requests; so what waits for it is bounded by what it may have asked.  One that lets too much
 gather, or reads nothing for too long, is disconnected.
 
-Twisted's transport gathers what is written in one turn of the reactor and hands it to the
-kernel at once, so each answer is written as soon as it is known.
+Twisted's transport gathers what is written; at the end of the turn it is handed to the kernel at once.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from zope.interface import implementer
 
 from txvbcast.control.client_desk import Desk, Desks
 from txvbcast.errors import RemoteProtocolError
+from txvbcast.turns import Turn, push
 from txvbcast.wire.client_messages import ClientMessage, ToClient
 from txvbcast.wire.codec import CLIENTS, FrameDecoder, encode_frame
 from txvbcast.wire.limits import FRAME_BYTES_MAX
@@ -67,6 +67,7 @@ class ClientConnection(TwistedProtocol):
         self._decoder: FrameDecoder[ClientMessage] = FrameDecoder(HELLO_BYTES_MAX, family=CLIENTS)
         self._start = b""  # the first bytes that came, to tell who speaks another protocol
         self._full = False
+        self._will_push = False
         self._unread_bytes = 0
         self._deadline: IDelayedCall | None = None
         self._tcp: Any = None  # provides ITCPTransport, IConsumer and IHalfCloseableDescriptor
@@ -195,10 +196,17 @@ class ClientConnection(TwistedProtocol):
         frame = encode_frame(message)
         self._tcp.write(frame)
         if not self._full:
+            if not self._will_push:
+                self._will_push = True
+                self._port.turn.at_end(self._push)
             return
         self._unread_bytes += len(frame)
         if self._unread_bytes > self._port.unread_bytes_max:
             self.abort(f"it leaves more than {self._port.unread_bytes_max} bytes of answers unread")
+
+    def _push(self) -> None:
+        self._will_push = False
+        push(self._tcp)
 
     def _hang_up(self) -> None:
         self.close(f"refused: {self._desk.refusal}")
@@ -246,9 +254,11 @@ class ClientPort(Factory):
         hello_timeout_s: float = HELLO_TIMEOUT_S,
         unread_bytes_max: int = UNREAD_BYTES_MAX,
         unread_s: float = UNREAD_S,
+        turn: Turn | None = None,
     ) -> None:
         self.desks = desks
         self.reactor = reactor
+        self.turn = turn or Turn(reactor)
         self.hello_timeout_s = hello_timeout_s
         self.unread_bytes_max = unread_bytes_max
         self.unread_s = unread_s

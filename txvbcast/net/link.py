@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from txvbcast.errors import RemoteProtocolError
+from txvbcast.turns import push
 from txvbcast.wire.codec import FrameDecoder, encode_frame
 from txvbcast.wire.messages import Hello, HelloRefused, Message
 
@@ -269,6 +270,7 @@ class Link(TwistedProtocol):
         while self._frames and not self._full:
             batch = self._next_batch()
             self._tcp.write(batch)
+            push(self._tcp)
             self._in_transport_bytes = len(batch) if self._full else 0
 
     def _next_batch(self) -> bytes:
