@@ -5,6 +5,8 @@ An office lasts one epoch; nothing in it is carried over to the next.
 
 from __future__ import annotations
 
+from collections import deque
+
 import attrs
 
 from txvbcast.core.commons import Commons
@@ -12,7 +14,10 @@ from txvbcast.core.journal import Journal
 from txvbcast.core.signals import Advanced
 from txvbcast.core.table import is_quorum, majority_watermark
 from txvbcast.wire import messages
-from txvbcast.wire.messages import Entry, Flight, Order, Standing, StandingEntry, Start
+from txvbcast.wire.messages import Entry, Flight, Mode, Order, Standing, StandingEntry, Start
+
+#: Stands for the id of every member.
+EVERYBODY = 0
 
 
 @attrs.define(eq=False)
@@ -24,6 +29,9 @@ class Office:
     :ivar opened: a majority of the voters has the log that the epoch started with.
     :ivar paused: why flights are not ordered at the moment, empty when they are.
     :ivar sticky: an operator chose this master, so it does not hand back by itself.
+    :ivar at_commit, at_everywhere: who waits to hear that this seq is committed, or held everywhere: a member, or
+        EVERYBODY. The others hear it with the next order, or in a while.
+    :ivar hastened: who is to hear what there is at the end of this turn.
     """
 
     commons: Commons
@@ -37,6 +45,9 @@ class Office:
     stored: dict[int, int] = attrs.field(factory=dict)
     told_committed: int = 0
     told_everywhere: int = 0
+    at_commit: deque[tuple[int, int]] = attrs.field(factory=deque)
+    at_everywhere: deque[tuple[int, int]] = attrs.field(factory=deque)
+    hastened: set[int] = attrs.field(factory=set)
 
     def start_message(self) -> Start:
         """The log that the others must adopt."""
@@ -48,11 +59,16 @@ class Office:
     def order_flight(self, flight: Flight, accepted: tuple[int, ...] | None) -> None:
         """Give the flight the next place of the log and tell everybody."""
         entry = Entry(self.journal.tail + 1, self.epoch, flight=accepted_part(flight, accepted))
+        # Nobody votes on what comes before having applied it; in broadcast only the coordinator's clients wait.
+        self.at_commit.append((entry.seq, EVERYBODY if flight.mode.voted else flight.id.origin))
+        if flight.mode is Mode.THREE_PHASE:
+            self.at_everywhere.append((entry.seq, flight.id.origin))
         self._order(entry, Order(self.epoch, entry.seq, *self._watermarks(), flight=flight.id, accepted=accepted))
 
     def order_standing(self, standing: StandingEntry) -> None:
         """Put a change of a member's standing in the log and tell everybody."""
         entry = Entry(self.journal.tail + 1, self.epoch, standing=standing)
+        self.at_commit.append((entry.seq, EVERYBODY))
         self._order(entry, Order(self.epoch, entry.seq, *self._watermarks(), standing=standing))
 
     def _order(self, entry: Entry, order: Order) -> None:
@@ -99,12 +115,36 @@ class Office:
         lowest = min((self.stored.get(node_id, 0) for node_id in normal), default=0)
         return min(lowest, self.journal.committed)
 
-    def tell_watermarks(self) -> None:
+    # --- telling -------------------------------------------------------------------
+
+    def hasten(self, node_id: int) -> None:
+        """Let a member, or EVERYBODY, hear at the end of the turn what is committed by then."""
+        self.hastened.add(node_id)
+        self.commons.need_turn()
+
+    def tell_whom_it_concerns(self) -> None:
+        """Send COMMITTED to those who wait for it."""
+        whom, self.hastened = self.hastened, set()
+        for waiting, reached in ((self.at_commit, self.journal.committed), (self.at_everywhere, self.everywhere)):
+            while waiting and waiting[0][0] <= reached:
+                whom.add(waiting.popleft()[1])
+        if EVERYBODY in whom:
+            self.tell_everybody()
+        elif self._has_news():
+            for node_id in sorted(whom - {self.commons.me}):
+                self.commons.send(node_id, self._committed())
+
+    def tell_everybody(self) -> None:
         """Send COMMITTED unless an ORDER has carried the same news already."""
-        news = (self.journal.committed, self.everywhere)
-        if news != (self.told_committed, self.told_everywhere):
+        if self._has_news():
+            self.commons.send_others(self._committed())
             self._watermarks()
-            self.commons.send_others(messages.Committed(self.epoch, *news))
+
+    def _has_news(self) -> bool:
+        return (self.journal.committed, self.everywhere) != (self.told_committed, self.told_everywhere)
+
+    def _committed(self) -> messages.Committed:
+        return messages.Committed(self.epoch, self.journal.committed, self.everywhere)
 
 
 def accepted_part(flight: Flight, accepted: tuple[int, ...] | None) -> Flight:

@@ -94,6 +94,7 @@ class QuorumChecks:
         self.proving = False
         for peer, nonce in done.reads:
             self.commons.send(peer, ReadAt(nonce, done.seq))
+            office.hasten(peer)  # it answers when it has applied that much
         self.begin(office)
 
     def on_tick(self, office: Office) -> None:

@@ -31,7 +31,7 @@ from txvbcast.core.journal import Journal
 from txvbcast.core.liveness import TICKS_PER_HEARTBEAT, Liveness
 from txvbcast.core.marks import Mark
 from txvbcast.core.mastership import Mastership
-from txvbcast.core.ordering import Office
+from txvbcast.core.ordering import EVERYBODY, Office
 from txvbcast.core.proposals import Proposals
 from txvbcast.core.reads import QuorumChecks, Reads
 from txvbcast.core.roster import Roster
@@ -302,7 +302,7 @@ class Replica:
             self.submissions.dispatch()
         self.reads.ask()
         if self.office is not None:
-            self.office.tell_watermarks()
+            self.office.tell_whom_it_concerns()
         else:
             self.following.say_stored()
 
@@ -312,6 +312,8 @@ class Replica:
         if late_s:
             self._on_woke(late_s, "its ticks came late")
         self._ticks += 1
+        if self.office is not None:
+            self.office.tell_everybody()
         self.absence.on_tick()
         self.third_party.on_tick()
         for node_id, peer in self.peers.items():
@@ -452,6 +454,8 @@ class Replica:
             return
         if self.proposals.on_propose(flight, self._votes):
             self._order(flight.id)
+        if self.office is not None and flight.mode.voted:
+            self.office.hasten(EVERYBODY)  # who lacks what its coordinator has applied does not vote on it
         self.following.drain()
 
     def _on_decide(self, peer: int, message: messages.Decide) -> None:
