@@ -125,17 +125,21 @@ class QuietCluster:
 def flight_messages(nodes: int, mode: Mode, coordinator: int) -> dict[str, int]:
     """How many messages of each type a lonely flight leads to, if nothing is lost and nobody is away.
 
-    A node never sends to itself.  ``Committed`` goes out twice: when a majority has the entry, and when every normal
-    member has it; two nodes have both at once.  Under load one of each serves many flights.
+    A node never sends to itself.  That an entry is committed, and that every normal member has it, is told at once
+    to those who wait for it, and to all others in a while (:class:`txvbcast.core.ordering.Office`); of two nodes
+    both have it when it is committed.
     """
     others = nodes - 1
-    messages = {"Propose": others, "Order": others, "Stored": others, "Committed": others * min(2, others)}
-    if mode is not Mode.BROADCAST:
+    messages = {"Propose": others, "Order": others, "Stored": others, "Committed": others}
+    if mode.voted:
         messages["Vote"] = others
+        messages["Committed"] = others * min(2, others)
     if coordinator != MASTER:
         messages["Stored"] += 1  # a coordinator's turn says what it has stored before, too
-        if mode is not Mode.BROADCAST:
+        if mode.voted:
             messages["Decide"] = 1
+        if mode is Mode.BROADCAST or (mode is Mode.THREE_PHASE and nodes > 2):
+            messages["Committed"] += 1
     return messages
 
 
@@ -147,8 +151,8 @@ def beat_messages(nodes: int) -> dict[str, int]:
 # --- the table ----------------------------------------------------------------------------
 
 _HEAD = (
-    "nodes", "broadcast, via the master", "broadcast, via another", "2pc or 3pc, via the master",
-    "2pc or 3pc, via another", "heartbeat",
+    "nodes", "broadcast, via the master", "broadcast, via another", "3pc, via the master", "3pc, via another",
+    "heartbeat",
 )  # fmt: skip
 
 
