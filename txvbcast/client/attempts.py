@@ -143,6 +143,7 @@ class Transactions:
         self._waiting_max = waiting_max
         self._waiting_bytes_max = waiting_bytes_max
         self._out = out
+        self._in_use: Link | None = None
         self._batches: OrderedDict[int, Batch] = OrderedDict()
         self._numbered: deque[Batch] = deque()  # in order of their numbers; those that are told go when they are first
         self._askable: deque[int] = deque()  # the numbers that were told as unknown
@@ -167,10 +168,9 @@ class Transactions:
         timeout_s: float,
         payloads: tuple[bytes, ...],
         request_ids: tuple[str, ...] | None,
-        link: Link | None,
     ) -> None:
         """Take on what there is room for, from the front; the rest is told Overloaded."""
-        count = self._room(payloads, link)
+        count = self._room(payloads)
         if count:
             taken = payloads[:count]
             batch = Batch(
@@ -196,9 +196,9 @@ class Transactions:
         self._queue.append((batch, 0, count))
         self._look_at(batch.deadline_s)
 
-    def _room(self, payloads: tuple[bytes, ...], link: Link | None) -> int:
+    def _room(self, payloads: tuple[bytes, ...]) -> int:
         """How many of these can be taken on."""
-        taken_on = link.outstanding_max if link is not None else 0
+        taken_on = self._in_use.outstanding_max if self._in_use is not None else 0
         count = max(0, min(len(payloads), self._waiting_max + taken_on - self.unanswered))
         room_bytes = self._waiting_bytes_max - self._unanswered_bytes
         if sum(map(len, payloads)) <= room_bytes:
@@ -211,9 +211,10 @@ class Transactions:
 
     # --- sending ---------------------------------------------------------------------------------
 
-    def send(self, now_s: float, link: Link) -> None:
-        """Send what waits, as far as the node takes it on."""
-        while self._queue and link.outstanding < link.outstanding_max:
+    def send(self, now_s: float) -> None:
+        """Send what waits, as far as the node in use takes it on."""
+        link = self._in_use
+        while self._queue and link is not None and link.outstanding < link.outstanding_max:
             batch, start, end = self._queue.popleft()
             if now_s >= batch.deadline_s:
                 continue
@@ -314,7 +315,7 @@ class Transactions:
         batch = attempt.batch
         failure = Failure(message.kind, message.reason, message.who)
         failed = []
-        for place in message.places:
+        for place in sorted(set(message.places)):
             self._settle(link, attempt, place, 1)
             place += attempt.start
             if batch.states[place] == _TOLD:
@@ -323,7 +324,7 @@ class Transactions:
                 batch.doubts[place] = 1
             if not batch.may_commit(place):
                 failed.append(place)
-            elif batch.states[place] == _SENT and not link.leaving:
+            elif batch.states[place] == _SENT and link is self._in_use:
                 batch.states[place] = _HELD
                 batch.failures[place] = failure
         self._tell_failed(batch, failed, failure)
@@ -384,8 +385,9 @@ class Transactions:
 
     # --- links come and go ---------------------------------------------------------------------------
 
-    def leave(self) -> None:
-        """Another link will be used: what was sent over the present one has to be sent again."""
+    def use(self, link: Link | None) -> None:
+        """This link is in use from now on: what was sent over another one has to be sent again."""
+        self._in_use = link
         runs = [
             (batch, start, end)
             for batch in self._batches.values()

@@ -47,6 +47,7 @@ class Link:
     :ivar since_s: when it was dialled; from the Welcome on, when something was last heard.
     :ivar busy_s: since when something is unanswered, None while nothing is.
     :ivar pinged_s: when the Ping was sent that is not answered, None if there is none.
+    :ivar no_quorum_until_s: until then another node is the better one: this one has said that it sees no quorum.
     :ivar outstanding: transactions that the node has not answered.
     :ivar attempts, queries: what is under way, by the numbers that it was sent under.
     """
@@ -59,6 +60,7 @@ class Link:
     heard_s: float = 0.0
     busy_s: float | None = None
     pinged_s: float | None = None
+    no_quorum_until_s: float = 0.0
     outstanding: int = 0
     outstanding_max: int = 0
     payload_bytes_max: int = 0
@@ -166,6 +168,10 @@ class Links:
         link.state = State.LEAVING
         link.target.leaves(now_s, leaving.reason)
 
+    def on_no_quorum(self, now_s: float, link: Link) -> None:
+        """The node sees no quorum; another one may."""
+        link.no_quorum_until_s = now_s + self._patience_s
+
     def lose(self, now_s: float, link: Link, problem: str) -> None:
         """The connection is gone, or could not be made."""
         self._links.pop(link.number, None)
@@ -179,11 +185,13 @@ class Links:
 
     # --- which links there should be ---------------------------------------------------------
 
-    def choose(self) -> Link | None:
+    def choose(self, now_s: float) -> Link | None:
         """The link to use: the one in use if it is any good, else another one that is ready."""
-        if self.in_use is None or self.in_use.state is not State.READY or self.in_use.number not in self._links:
-            ready = self.of_state(State.READY)
-            self.in_use = ready[0] if ready else None
+
+        def worse(link: Link) -> tuple[bool, bool, int]:
+            return now_s < link.no_quorum_until_s, link is not self.in_use, link.number
+
+        self.in_use = min(self.of_state(State.READY), key=worse, default=None)
         return self.in_use
 
     def dial(self, now_s: float) -> None:
@@ -224,13 +232,12 @@ class Links:
                 self._out.append(Send(link.number, Ping(self._pings)))
         return lost
 
-    def was_stopped(self, late_s: float) -> None:
-        """This program was late by so much: no node is to blame for what it did not hear meanwhile."""
+    def was_stopped(self, now_s: float) -> None:
+        """This program was stopped: no node is to blame for what was not heard, and all have their time again."""
         for link in self._links.values():
-            link.since_s += late_s
-            link.heard_s += late_s
-            if link.pinged_s is not None:
-                link.pinged_s += late_s
+            link.since_s = link.heard_s = now_s
+            link.busy_s = now_s if link.busy_s is not None else None
+            link.pinged_s = now_s if link.pinged_s is not None else None
 
     def next_s(self) -> float | None:
         """When to look again."""

@@ -99,10 +99,13 @@ class Queries:
     def forget(self, ticket: int, link: Link | None) -> None:
         """Nobody listens any more."""
         query = self._open.pop(ticket, None)
-        if query is None or query.awaited or link is None:
-            return
-        for number, other in tuple(link.queries.items()):
-            if other is query:
+        if query is not None and link is not None:
+            self._unfollow(link, query)
+
+    def _unfollow(self, link: Link, *unwanted: Query) -> None:
+        """Let the node tell no more events to these."""
+        for number, query in tuple(link.queries.items()):
+            if query in unwanted and not query.awaited:
                 del link.queries[number]
                 self._out.append(Send(link.number, wire.Unfollow(number)))
 
@@ -115,6 +118,10 @@ class Queries:
                 query.message = wire.Follow(1, 0)
                 query.resuming = True
             self._send(now_s, query, link)
+
+    def leave(self, link: Link) -> None:
+        """This link is not in use any more: answers to questions still count, events will come from elsewhere."""
+        self._unfollow(link, *link.queries.values())
 
     def on_lost(self, link: Link) -> None:
         """This link answers nothing any more."""
@@ -145,7 +152,7 @@ class Queries:
         :raises RemoteProtocolError: it is not told in the way that was agreed on.
         """
         query = link.queries.get(message.query)
-        if query is None or query.ticket not in self._open or link.leaving:
+        if query is None:
             return
         event = _event(link, message)
         if query.resuming and not _is_new(event, query):

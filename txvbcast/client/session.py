@@ -118,12 +118,8 @@ class Session:
         many = tuple(payloads)
         names = tuple(request_ids) if request_ids is not None else None
         self._check(many, names)
-        link = self._links.in_use
-        if self._closed:
-            raise ValueError(f"the client is closed: {self._closed}")
-        self._transactions.submit(now_s, ticket, rm, mode, timeout_s, many, names, link)
-        if link is not None:
-            self._transactions.send(now_s, link)
+        self._transactions.submit(now_s, ticket, rm, mode, timeout_s, many, names)
+        self._transactions.send(now_s)
         return self._effects(now_s)
 
     def _check(self, payloads: tuple[bytes, ...], names: tuple[str, ...] | None) -> None:
@@ -193,14 +189,17 @@ class Session:
             return self._break(now_s, link, str(error))
 
     def _received(self, now_s: float, link: Link, message: wire.ClientMessage) -> list[Effect]:
-        greeting = link.state is State.GREETING
-        if greeting != isinstance(message, (wire.Welcome, wire.Refused)):
-            raise RemoteProtocolError(f"{type(message).__name__} came while the link was {link.state.value}")
+        greeted = link.state is not State.GREETING
+        if greeted == isinstance(message, wire.Welcome) and not isinstance(message, wire.Refused):
+            raise RemoteProtocolError(f"{type(message).__name__} came {'after' if greeted else 'before'} Welcome")
         match message:
             case wire.Committed():
                 self._transactions.on_committed(link, message)
             case wire.Failed():
                 self._transactions.on_failed(now_s, link, message)
+                if message.kind is wire.FailureKind.NO_QUORUM:
+                    self._links.on_no_quorum(now_s, link)
+                    return self._settle(now_s)
             case wire.Values() | wire.Items() | wire.Outcome() | wire.Status():
                 self._queries.on_answer(link, message)
             case wire.QueryFailed():
@@ -214,6 +213,7 @@ class Session:
                 return self._settle(now_s)
             case wire.Refused():
                 self._links.on_refused(now_s, link, message)
+                self._forget(link)
                 return self._settle(now_s)
             case wire.Leaving():
                 self._links.on_leaving(now_s, link, message)
@@ -228,8 +228,7 @@ class Session:
             link.busy_s = None
             if link.leaving:
                 return self._settle(now_s)
-        if link is self._links.in_use:
-            self._transactions.send(now_s, link)
+        self._transactions.send(now_s)
         return self._effects(now_s)
 
     def broken(self, now_s: float, number: int, reason: str) -> list[Effect]:
@@ -247,7 +246,7 @@ class Session:
         late_s = now_s - self._timer_s if self._timer_s is not None else 0.0
         self._timer_s = None
         if late_s > LATE_S:
-            self._links.was_stopped(late_s)
+            self._links.was_stopped(now_s)
         for link in self._links.silent(now_s):
             reason = f"node {link.node_id} is silent" if link.node_id else "no answer"
             self._links.hang_up(link, reason)
@@ -260,6 +259,10 @@ class Session:
 
     def _lose(self, now_s: float, link: Link, reason: str) -> None:
         self._links.lose(now_s, link, reason)
+        self._forget(link)
+
+    def _forget(self, link: Link) -> None:
+        """Nothing will come over that link any more."""
         self._transactions.on_lost(link)
         self._queries.on_lost(link)
 
@@ -267,15 +270,15 @@ class Session:
         """The links may have changed: use the right one, and see to it that there are enough."""
         if self._closed:
             return self._take()
-        before, link = self._links.in_use, self._links.choose()
+        before, link = self._links.in_use, self._links.choose(now_s)
         if link is not before:
             self._out.append(Using(link.node_id if link is not None else 0))
-            if before is not None:
-                self._transactions.leave()
+            self._transactions.use(link)
+            if before is not None and self._links.find(before.number) is before:
+                self._queries.leave(before)
             if link is not None:
                 self._queries.use(now_s, link)
-        if link is not None:
-            self._transactions.send(now_s, link)
+        self._transactions.send(now_s)
         self._links.retire(self._links.of_state(State.LEAVING))
         self._links.dial(now_s)
         return self._effects(now_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import attrs
@@ -20,6 +20,7 @@ from txvbcast.client import answers, effects
 from txvbcast.client.answers import KeyValue, Outcomes
 from txvbcast.client.effects import Effect, Event
 from txvbcast.client.failures import Failure, Unreachable
+from txvbcast.client.followers import Waiting
 from txvbcast.client.queries import Question
 from txvbcast.client.session import PATIENCE_S, Session
 from txvbcast.errors import Committed, NoQuorum, RemoteProtocolError, SubmissionError
@@ -32,8 +33,7 @@ log = Logger()
 
 #: How long ``connect`` tries.
 CONNECT_S: Final = 10.0
-#: Events that wait for whoever follows; then the oldest are dropped, and counted.
-EVENTS_WAITING_MAX: Final = 10_000
+_CLOSED: Final = "the client is closed"
 
 
 def connect(
@@ -158,6 +158,54 @@ def _answer(deferred: Deferred[Any], answer: object) -> None:
         deferred.callback(answer)
 
 
+class Events:
+    """Events as they come, for ``async for``; :meth:`Client.events` makes it.
+
+    Ends when the client is closed.
+    """
+
+    def __init__(self, on_close: Callable[[], None]) -> None:
+        self._on_close = on_close
+        self._waiting = Waiting()
+        self._next: Deferred[None] | None = None
+
+    def close(self) -> None:
+        """Follow no longer.  To leave the loop does not do it."""
+        self._on_close()
+        self.end(NoQuorum(_CLOSED))
+
+    def add(self, event: Event) -> None:
+        """The client's: one more."""
+        self._waiting.add(event)
+        self._wake()
+
+    def end(self, error: SubmissionError) -> None:
+        """The client's: there will be no more."""
+        self._waiting.error = self._waiting.error or error
+        self._wake()
+
+    def _wake(self) -> None:
+        waking, self._next = self._next, None
+        if waking is not None:
+            _answer(waking, None)
+
+    def __aiter__(self) -> Events:
+        return self
+
+    async def __anext__(self) -> Event:
+        while True:
+            try:
+                event = self._waiting.take()
+            except SubmissionError as error:
+                if error.reason == _CLOSED:
+                    raise StopAsyncIteration from None
+                raise
+            if event is not None:
+                return event
+            self._next = Deferred()
+            await self._next
+
+
 class Client:
     """A client of a cluster; :func:`connect` makes it.
 
@@ -177,7 +225,7 @@ class Client:
         self._submissions: dict[int, _Gathered | _Many] = {}
         self._unanswered: dict[int, int] = {}
         self._queries: dict[int, Deferred[Any]] = {}
-        self._followers: dict[int, _Follower] = {}
+        self._followers: dict[int, Events] = {}
         self._connecting: Deferred[Client] | None = None
         self._closed = False
         self._effects: deque[Effect] = deque()
@@ -193,7 +241,7 @@ class Client:
             effects.TellFailed: self._tell_failed,
             effects.TellAnswer: lambda effect: self._tell(effect.ticket, effect.answer),
             effects.TellQueryFailed: self._tell_query_failed,
-            effects.TellEvent: lambda effect: self._followers[effect.ticket].add(effect.event),
+            effects.TellEvent: self._tell_event,
         }
 
     def start(self, timeout_s: float) -> Deferred[Client]:
@@ -227,7 +275,7 @@ class Client:
             return
         self._flush()
         self._closed = True
-        self._carry_out(self._session.close(self._reactor.seconds()))
+        self._carry_out(self._session.close(self._reactor.seconds(), _CLOSED))
         for call in (self._timer, self._turn):
             if call is not None and call.active():
                 call.cancel()
@@ -254,7 +302,7 @@ class Client:
         if not timeout > 0:
             raise ValueError(f"the timeout must be positive, got {timeout}")
         if self._closed:
-            return fail(NoQuorum("the client is closed"))
+            return fail(NoQuorum(_CLOSED))
         key = (rm, answers.mode_of(mode), timeout, request_id is not None)
         gathered = self._gathering.get(key)
         if gathered is None:
@@ -395,7 +443,7 @@ class Client:
 
     def _ask(self, message: Question, timeout_s: float) -> Deferred[Any]:
         if self._closed:
-            return fail(NoQuorum("the client is closed"))
+            return fail(NoQuorum(_CLOSED))
         ticket = next(self._tickets)
         deferred: Deferred[Any] = Deferred(lambda _: self._forget(ticket))
         self._queries[ticket] = deferred
@@ -420,22 +468,26 @@ class Client:
 
     # --- events ------------------------------------------------------------------------------------------
 
-    async def events(self, after: int | None = None) -> AsyncIterator[Event]:
+    def events(self, after: int | None = None) -> Events:
         """What happens in the cluster, from now on; goes on by itself when the client changes over.
 
         :param after: begin with the first event that the node in use has numbered higher; 0: with all that it keeps.
         """
         ticket = next(self._tickets)
-        follower = self._followers[ticket] = _Follower()
-        self._carry_out(self._session.follow(self._reactor.seconds(), ticket, after))
-        try:
-            while True:
-                yield await follower.next()
-        except SubmissionError:
-            if not self._closed:
-                raise
-        finally:
-            self._followers.pop(ticket, None)
+        events = self._followers[ticket] = Events(lambda: self._unfollow(ticket))
+        if self._closed:
+            events.end(NoQuorum(_CLOSED))
+        else:
+            self._carry_out(self._session.follow(self._reactor.seconds(), ticket, after))
+        return events
+
+    def _tell_event(self, effect: effects.TellEvent) -> None:
+        follower = self._followers.get(effect.ticket)
+        if follower is not None:  # else it was closed by whoever was told something just before
+            follower.add(effect.event)
+
+    def _unfollow(self, ticket: int) -> None:
+        if self._followers.pop(ticket, None) is not None:
             self._carry_out(self._session.forget(self._reactor.seconds(), ticket))
 
     # --- what the session wants ------------------------------------------------------------------------
@@ -515,46 +567,6 @@ class Client:
         """A connection is gone, or could not be made."""
         self._links.pop(number, None)
         self._carry_out(self._session.closed(self._reactor.seconds(), number, reason))
-
-
-class _Follower:
-    """Events that wait for whoever follows."""
-
-    def __init__(self) -> None:
-        self._events: deque[Event] = deque()
-        self._dropped = 0
-        self._waiting: Deferred[Event] | None = None
-        self._error: SubmissionError | None = None
-
-    def add(self, event: Event) -> None:
-        """One more."""
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None and not waiting.called:
-            waiting.callback(event)
-            return
-        self._events.append(event)
-        if len(self._events) > EVENTS_WAITING_MAX:
-            dropped = self._events.popleft()
-            first = self._events[0]
-            self._events[0] = attrs.evolve(first, missed=first.missed + dropped.missed + 1)
-
-    def end(self, error: SubmissionError) -> None:
-        """There will be no more."""
-        self._error = error
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            _answer(waiting, error)
-
-    def next(self) -> Deferred[Event]:
-        """The next one."""
-        deferred: Deferred[Event] = Deferred()
-        if self._events:
-            deferred.callback(self._events.popleft())
-        elif self._error is not None:
-            deferred.errback(self._error)
-        else:
-            self._waiting = deferred
-        return deferred
 
 
 def _passing(function: Callable[[], object]) -> Callable[[Any], Any]:

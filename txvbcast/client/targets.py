@@ -13,7 +13,7 @@ from txvbcast.wire.client_messages import NodeLine
 
 #: How long an address is left alone after it failed: at first, and at most.
 PAUSE_S: Final = 0.05
-PAUSE_S_MAX: Final = 2.0
+PAUSE_S_MAX: Final = 1.0
 #: The same after a node refused this client: it would have to be configured anew.
 REFUSED_PAUSE_S: Final = 5.0
 #: Addresses that are known at most.
