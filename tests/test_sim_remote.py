@@ -263,6 +263,18 @@ class CheckTests(unittest.SynchronousTestCase):
         self.patch(Transactions, "_doubt", lambda transactions, batch, reason: None)
         self.assertRegex(self.violation(), "^invariant 15: .*clients wait for an answer")
 
+    def test_other_results(self) -> None:
+        """A client that gives a user somebody else's results."""
+        told = Transactions._tell_committed
+
+        def swap(
+            self: Transactions, batch: Batch, place: int, seq: int, index: int, results: tuple[bytes, ...]
+        ) -> None:
+            told(self, batch, place, seq, index, tuple(b"done k=other" for _ in results))
+
+        self.patch(Transactions, "_tell_committed", swap)
+        self.assertRegex(self.violation(), "^invariant 3: .* was heard as committed with ")
+
     def test_told_twice(self) -> None:
         """A client whose user hears of a transaction twice."""
         self.patch(Transactions, "_told", lambda transactions, batch, place, count: None)

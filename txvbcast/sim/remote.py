@@ -7,6 +7,7 @@ were told nobody knows.  Whatever they hear is checked like all that clients hea
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from random import Random
 from typing import Any
 
@@ -230,10 +231,15 @@ class RemoteClients(Watcher):
             program.submit([self._payload()], outcome.mode, self._timeout_s(), [outcome.request_id])
 
     def on_end(self) -> None:
-        """Every program has been told everything.
+        """Every program has been told everything, and each result is that of the place that came with it.
 
-        :raises Violation: it has not.
+        :raises Violation: it has not, or it is not.
         """
+        done = {(seq, b"done " + payload) for seq, payload in min(self.world.nodes.items())[1].recorder.performed}
         for program in self.programs:
             if program.session.unanswered:
                 raise Violation(f"program {program.number} still waits for {program.session.unanswered} answers")
+            for outcome in chain.from_iterable(program.outcomes.values()):
+                answer = outcome.answer
+                if isinstance(answer, Committed) and (answer.seq, answer.result) not in done:
+                    raise Violation(f"invariant 3: {outcome.payload!r} was heard as committed with {answer}")
