@@ -16,7 +16,7 @@ from typing import Any
 
 import attrs
 
-from txvbcast.applications import Applications
+from txvbcast.applications import Applications, Performed
 from txvbcast.core import epochs, journal, ordering, reads, table
 from txvbcast.core.absence import Absence
 from txvbcast.core.effects import Effect, Prepare, ReadReady, ReplyAborted, Send
@@ -34,7 +34,7 @@ from txvbcast.core.standing import Peer
 from txvbcast.core.submissions import Submissions
 from txvbcast.core.succession import Succession
 from txvbcast.core.table import Member, needed
-from txvbcast.errors import Committed, LocalProtocolError
+from txvbcast.errors import LocalProtocolError
 from txvbcast.sim.network import Conditions
 from txvbcast.sim.options import Options
 from txvbcast.store.memory import Disk, MemoryStore
@@ -533,7 +533,7 @@ def committed_falls() -> Iterator[None]:
         yield
 
 
-@planted(1, 0, 9, ground="absences and strife of four")
+@planted(1, 0, 9, 15, ground="absences and strife of four")
 def dropped_tail_keeps_its_table() -> Iterator[None]:
     """A standing that goes with a dropped tail goes on to count."""
     truncate = Journal._truncate
@@ -772,13 +772,15 @@ def items_performed_in_any_order() -> Iterator[None]:
     """A node that has voted on a flight performs its items from the last to the first."""
     perform = Applications.apply
 
-    def turned(self: Applications, entry: Entry, dead: bool) -> list[Committed]:
+    def turned(self: Applications, entry: Entry, dead: bool) -> Performed:
         flight = entry.flight
         if flight is None or flight.id not in self._ballots:
             return perform(self, entry, dead)
         places = flight.indices if flight.indices is not None else tuple(range(len(flight.items)))
         flight = attrs.evolve(flight, items=flight.items[::-1], indices=places[::-1])
-        return perform(self, attrs.evolve(entry, flight=flight), dead)[::-1]
+        done = perform(self, attrs.evolve(entry, flight=flight), dead)
+        last = len(done.results) - 1
+        return Performed(done.results[::-1], {last - place: answer for place, answer in done.repeats.items()})
 
     with replaced(Applications, "apply", turned):
         yield
