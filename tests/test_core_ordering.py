@@ -23,7 +23,7 @@ from txvbcast.core.commons import TURN
 from txvbcast.core.effects import Persist, Send, SetTimer
 from txvbcast.core.ordering import Office, accepted_part, fits
 from txvbcast.core.signals import Advanced
-from txvbcast.wire.messages import Committed, FlightId, Order, Run, Standing, Start
+from txvbcast.wire.messages import Committed, FlightId, Mode, Order, Run, Standing, Start
 
 
 class OfficeCase(unittest.TestCase):
@@ -96,18 +96,53 @@ class Ordering(OfficeCase):
         self.order()
         self.stored(n1=3, n2=3, n3=3)
         effects(self.commons)
-        self.office.tell_watermarks()
+        self.office.tell_everybody()
         news = Committed(E2_2, 3, 3)
         self.assertEqual(effects(self.commons), [Send(1, news), Send(3, news)])
-        self.office.tell_watermarks()
+        self.office.tell_everybody()
         self.assertEqual(effects(self.commons), [])
         self.order()
         self.stored(n1=4, n2=4)
         self.office.order_flight(flight(9), None)
         order = Order(E2_2, 5, 4, 3, flight=FlightId(1, 1, 9))
         self.assertEqual(effects(self.commons)[-2:], [Send(1, order), Send(3, order)])
-        self.office.tell_watermarks()
+        self.office.tell_everybody()
         self.assertEqual(effects(self.commons), [])
+
+    def told(self) -> list[int]:
+        """Who hears COMMITTED at the end of this turn."""
+        effects(self.commons)
+        self.office.tell_whom_it_concerns()
+        return [effect.to for effect in effects(self.commons)]
+
+    def test_who_waits_hears_at_once(self) -> None:
+        """In broadcast the coordinator; the others hear it with the next order, or in a while."""
+        self.office.order_flight(flight(7, origin=3), None)
+        self.assertEqual(self.told(), [], "nothing is committed yet")
+        self.stored(n1=3, n2=3)
+        self.assertEqual((self.told(), self.told()), ([3], []))
+        self.office.order_flight(flight(1, origin=2), None)
+        self.stored(n1=4, n2=4)
+        self.assertEqual(self.told(), [], "the master waits for nobody's word")
+        self.office.hasten(1)
+        self.assertEqual((self.told(), self.told()), ([1], []))
+
+    def test_everybody_hears_of_votes_and_standings_at_once(self) -> None:
+        """The next votes rest on what was voted on before; and who is waited for, on standings."""
+        self.office.order_flight(flight(7, origin=3, mode=Mode.TWO_PHASE), None)
+        self.stored(n1=3, n2=3)
+        self.assertEqual(self.told(), [1, 3])
+        self.office.order_standing(standing(3, Standing.INACTIVE))
+        self.stored(n1=4, n2=4)
+        self.assertEqual(self.told(), [1, 3])
+
+    def test_three_phases(self) -> None:
+        """The coordinator hears at once that every normal member holds it."""
+        self.office.order_flight(flight(7, origin=3, mode=Mode.THREE_PHASE), None)
+        self.stored(n1=3, n2=3)
+        self.assertEqual(self.told(), [1, 3])
+        self.stored(n3=3)
+        self.assertEqual(self.told(), [3])
 
 
 class Counting(OfficeCase):

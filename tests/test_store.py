@@ -310,9 +310,9 @@ class StoreContract:
         store, _ = self.open()
         await self.written(store, 1, entries=entries(1, 2))
         self.break_disk()
-        self.persist(store, 2, committed=1)
+        self.persist(store, 2, promised_epoch=pair(9, 1))
         await self.turn()
-        self.persist(store, 3, committed=2)
+        self.persist(store, 3, promised_epoch=pair(10, 1))
         failures_at_closing: list[int] = []
         store.close().addCallback(lambda _: failures_at_closing.append(len(self.failures)))
         await self.until(lambda: failures_at_closing)

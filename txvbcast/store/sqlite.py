@@ -19,6 +19,7 @@ from typing import Protocol
 import attrs
 from twisted.logger import Logger
 
+from txvbcast.core.effects import Persist
 from txvbcast.core.inputs import PastAbsence, StoredState
 from txvbcast.store import database, records
 from txvbcast.store.directory import DirectoryLock, make_directory
@@ -35,6 +36,8 @@ _TRANSACTION_PAGES = 3
 #: The same of the table of records; about ten records fill a page.
 _RECORDS_PAGES = 3
 _PAGE_BYTES = 4096
+#: ``committed`` is written with every so many transactions, unless the meta table is written anyway.
+COMMITTED_EVERY = 64
 
 #: How much of the log :func:`dump` reads at a time.
 _DUMP_BYTES = 1024 * 1024
@@ -171,6 +174,7 @@ class _Writer:
         self._report_stop = stopped
         self._stopping = False
         self._broken = False
+        self._postponed: dict[str, int] = {}
         self._pages = 0
 
     def run(self) -> None:
@@ -179,6 +183,7 @@ class _Writer:
             waiting = self._take_waiting()
             if waiting and not self._broken:
                 self._perform(waiting)
+        self._write_postponed()
         self._close()
         self._report_stop()
 
@@ -210,25 +215,37 @@ class _Writer:
         self._fail(error)
 
     def _transact(self, waiting: list[Operation]) -> list[Answer]:
-        numbers = {
-            name: value
-            for item in waiting
-            if isinstance(item, Write)
-            for name in RISING
-            if (value := getattr(item.persist, name)) is not None
-        }
+        numbers = self._due_numbers(waiting)
         is_writing = any(not isinstance(item, Read) for item in waiting)
-        if is_writing:
+        # One statement is a transaction of its own, and the most frequent one: each further one costs the
+        # reactor's thread the interpreter for a moment.
+        is_one_row = not numbers and len(waiting) == 1 and isinstance(waiting[0], Write) and _is_row(waiting[0].persist)
+        if is_writing and not is_one_row:
             self._writing.execute("BEGIN IMMEDIATE")
         asked = [item for item in waiting if not isinstance(item, Remember)]
         answers = [self._write(item) if isinstance(item, Write) else self._read(item) for item in asked]
-        if is_writing:
+        if is_writing and not is_one_row:
             self._keep([item.record for item in waiting if isinstance(item, Remember)])
             database.write_meta(self._writing, numbers)
             self._writing.execute("COMMIT")
+        if is_writing:
             self.transactions += 1
             self._pages += _TRANSACTION_PAGES
         return answers
+
+    def _due_numbers(self, waiting: list[Operation]) -> dict[str, int]:
+        """What is to be written of the meta table now.
+
+        ``committed`` alone waits for company: coming back lower after a crash it costs a question to the master.
+        """
+        numbers = self._postponed
+        for item in waiting:
+            if isinstance(item, Write):
+                numbers.update((name, value) for name in RISING if (value := getattr(item.persist, name)) is not None)
+        if numbers.keys() == {"committed"} and self.transactions % COMMITTED_EVERY:
+            return {}
+        self._postponed = {}
+        return numbers
 
     def _write(self, item: Write) -> Answer:
         self._pages += database.write_log(self._writing, item.persist) // _PAGE_BYTES
@@ -246,12 +263,25 @@ class _Writer:
         if problem:
             self._forget(f"{self._path}: {problem}")
 
+    def _write_postponed(self) -> None:
+        """Keep ``committed`` over a stop in good order; one that fails loses nothing that anybody rests on."""
+        if self._postponed and not self._broken:
+            try:
+                database.write_meta(self._writing, self._postponed)
+            except sqlite3.Error as error:
+                self._break(database.explain(self._path, error))
+
     def _close(self) -> None:
         # Whoever closes the database last copies the write-ahead log into it, with an fsync.  After a failure that
         # would be asking the disk again, so the connection that cannot write stays to the last.
         in_order = (self._writing, self._reading) if self._broken else (self._reading, self._writing)
         for connection in in_order:
             connection.close()
+
+
+def _is_row(write: Persist) -> bool:
+    """Whether it only adds one entry."""
+    return len(write.entries) == 1 and write.truncate_from is None
 
 
 def dump(data_dir: Path) -> Iterator[Entry]:
