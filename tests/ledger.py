@@ -7,7 +7,7 @@ from typing import Any
 
 from zope.interface import implementer
 
-from txvbcast.interfaces import IResourceManager, Tx
+from txvbcast.interfaces import IBatchResourceManager, IResourceManager, Run, Tx
 from txvbcast.wire.items import Request, Transaction, pack
 
 Answer = Any  # what prepare may give back, and what it should not
@@ -52,6 +52,19 @@ class Ledger:
     def restore(self, state: bytes, seq: int) -> None:
         """Not asked for."""
         raise NotImplementedError
+
+
+@implementer(IBatchResourceManager)
+class BatchLedger(Ledger):
+    """One that is asked about whole runs; each answer comes at once."""
+
+    def prepare_many(self, run: Run) -> list[Answer]:
+        """Vote."""
+        return [self.prepare(tx) for tx in run]
+
+    def commit_many(self, run: Run) -> list[bytes]:
+        """Perform."""
+        return [self.commit(tx) for tx in run]
 
 
 def item(payload: bytes, request_id: str | None = None, rm: str = "ledger") -> bytes:

@@ -14,12 +14,13 @@ from twisted.trial import unittest
 from zope.interface.verify import verifyObject
 
 from tests.core_samples import entry, examples, flight, standing
-from tests.ledger import Ledger, item
+from tests.ledger import BatchLedger, Ledger, item
 from txvbcast import requests as requests_module
 from txvbcast.applications import Applications, Performed
 from txvbcast.core.ordering import accepted_part
 from txvbcast.errors import Committed
 from txvbcast.interfaces import IResourceManager, Refused, Tx
+from txvbcast.wire.items import Request, Transaction, pack
 from txvbcast.wire.messages import Entry, Flight, Mode, Refusal, Standing
 
 
@@ -269,6 +270,109 @@ class Performing(ApplicationsCase):
         for seq in (4, 5, 6):
             self.apply(asked(item(b"a"), number=seq), seq)
         self.assertEqual([tx.seq for tx in self.ledger.transactions], [6])
+
+
+class Together(ApplicationsCase):
+    """A manager that votes on whole runs, and performs them."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.ledger = BatchLedger()
+        self.applications = Applications([self.ledger])
+
+    def test_votes(self) -> None:
+        """As if it were asked one by one; what is given up is aborted, but not what it has refused."""
+        self.ledger.answers = {b"a": lambda: Refused("no stock"), b"c": lambda: False}
+        flight = asked(*(item(payload) for payload in (b"a", b"b", b"c", b"d")), number=9)
+        self.prepare(flight)
+        self.assertEqual(self.votes, [(Refusal(0, "no stock"), Refusal(2, "refused by the resource manager"))])
+        self.assertEqual(self.ledger.transactions[1], Tx("ledger", b"b", Mode.TWO_PHASE, "3.1.9", index=1))
+        self.heard()
+        self.apply(flight, 4, accepted=(3,))
+        self.assertEqual(self.heard(), [("abort", b"b"), ("commit", b"d")])
+
+    def test_failing(self) -> None:
+        """An error is a No to all of them, and is logged."""
+        self.patch(self.ledger, "prepare_many", lambda run: 1 // 0)
+        self.prepare(asked(item(b"a"), item(b"b")))
+        failed = "resource manager ledger failed to vote: integer division or modulo by zero"
+        self.assertEqual(self.votes, [(Refusal(0, failed), Refusal(1, failed))])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.applications.release(asked().id)
+        self.assertEqual(self.heard(), [])
+
+    def test_answers_that_do_not_fit(self) -> None:
+        """One too few: nobody knows whose they are, so the node stops."""
+        applications = Applications([self.ledger])
+        for name, act in (("prepare_many", self.prepare), ("commit_many", self.apply)):
+            self.applications = applications
+            self.patch(self.ledger, name, lambda run: [b""])
+            with self.assertRaises(ValueError) as caught:
+                act(asked(item(b"a"), item(b"b")))
+            self.assertIn("resource manager ledger gave 1 ", str(caught.exception))
+
+    def test_runs(self) -> None:
+        """Repeats, strangers and what is no transaction divide them; each result stays in its place."""
+        self.apply(asked(item(b"a", "r1")), 3)
+        self.heard()
+        items = (item(b"b"), item(b"c"), item(b"a", "r1"), item(b"d"), b"\xc1", item(b"e", rm="stock"), item(b"f"))
+        found = self.apply(asked(*items, number=2, mode=Mode.BROADCAST), 4)
+        self.assertEqual(self.heard(), [("commit", payload) for payload in (b"b", b"c", b"d", b"f")])
+        self.assertEqual(
+            [committed.result for committed in found],
+            [b"did b", b"did c", b"did a", b"did d", b"", b"", b"did f"],
+        )
+        self.assertEqual(found[2], Committed(3, 0, b"did a"))
+
+
+class Numbered(ApplicationsCase):
+    """The requests of a client that counts them."""
+
+    def ask(self, seq: int, *numbers: int, done: int = 0) -> list[Any]:
+        """Perform these in one entry."""
+        items = [pack(Transaction("ledger", b"%d" % number, Request("client", number, done))) for number in numbers]
+        return self.apply(asked(*items, number=seq, mode=Mode.BROADCAST), seq)
+
+    def test_in_any_order(self) -> None:
+        """A number that comes late is no repeat."""
+        self.ask(1, 2, 3)
+        self.assertEqual(self.ask(2, 1, 3), [Committed(2, 0, b"did 1"), Committed(1, 1, b"did 3")])
+        self.assertEqual(self.heard(), [("commit", b"2"), ("commit", b"3"), ("commit", b"1")])
+        self.assertEqual(self.applications.outcome("client#2"), Committed(1, 0, b"did 2"))
+
+    def test_what_its_client_has_heard_is_forgotten(self) -> None:
+        """And never performed again."""
+        self.ask(1, 1, 2, 3)
+        self.ask(2, 4, done=2)
+        self.assertEqual([self.applications.outcome(f"client#{k}") is None for k in (1, 2, 3)], [True, True, False])
+        self.heard()
+        self.assertEqual((self.ask(3, 2, done=2), self.heard()), ([None], []))
+
+    def test_a_client_that_hears_nothing(self) -> None:
+        """Its oldest answers make room, and are not performed again."""
+        self.patch(requests_module, "ANSWERS_MAX", 3)
+        self.ask(1, 1, 2)
+        self.ask(2, 3, 4, 5)
+        self.assertEqual(
+            [self.applications.outcome(f"client#{k}") is None for k in range(1, 6)], [True, True] + [False] * 3
+        )
+        self.heard()
+        self.assertEqual((self.ask(3, 1), self.heard()), ([None], []))
+
+    def test_many_clients(self) -> None:
+        """Who has not asked for longest is forgotten as a whole."""
+        self.patch(requests_module, "SESSIONS_MAX", 2)
+        for seq, name in enumerate(("x", "y", "x", "z"), 1):
+            self.apply(asked(item(b"a", f"{name}#{seq}"), number=seq, mode=Mode.BROADCAST), seq)
+        found = [self.applications.outcome(name) is None for name in ("x#1", "y#2", "x#3", "z#4")]
+        self.assertEqual(found, [False, True, False, False])
+
+    def test_a_wide_gap(self) -> None:
+        """A client that counts in leaps costs no more than one that does not."""
+        self.ask(1, 1)
+        self.ask(2, 10**15, done=10**15 - 1)
+        self.assertIsNone(self.applications.outcome("client#1"))
+        self.assertEqual(self.applications.outcome(f"client#{10**15}"), Committed(2, 0, b"did %d" % 10**15))
 
 
 class Repeats(ApplicationsCase):

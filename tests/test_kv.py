@@ -13,7 +13,7 @@ from zope.interface.verify import verifyObject
 from txvbcast import plugins as finder
 from txvbcast.config import PluginConfig
 from txvbcast.errors import ConfigError
-from txvbcast.interfaces import IResourceManager, Refused, Tx
+from txvbcast.interfaces import IBatchResourceManager, IResourceManager, Refused, Run, Tx
 from txvbcast.managers import plugins
 from txvbcast.managers.kv import KeyValueManager
 from txvbcast.wire.kv import KEY_CHARS_MAX, KvResult, decode_result, delete_payload, put_payload
@@ -57,6 +57,7 @@ class Performing(unittest.TestCase):
 
     def test_interface(self) -> None:
         self.assertTrue(verifyObject(IResourceManager, self.kv))
+        self.assertTrue(verifyObject(IBatchResourceManager, self.kv))
         self.assertEqual((self.kv.name, self.kv.applied_seq), ("kv", 0))
 
     def test_put_get_delete(self) -> None:
@@ -227,6 +228,18 @@ class AtRandom(unittest.TestCase):
     def test_like_a_dict(self) -> None:
         some = settings(max_examples=40, stateful_step_count=25, deadline=None)
         run_state_machine_as_test(AgainstADict, settings=some)
+
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(st.tuples(st.sampled_from("ab"), st.none() | st.integers(0, 2), st.booleans()), max_size=6))
+    def test_together_as_one_by_one(self, asked: list[tuple[str, int | None, bool]]) -> None:
+        """Votes and results of a run are those of its transactions."""
+        payloads = [put_payload(key, b"v", when) if puts else delete_payload(key, when) for key, when, puts in asked]
+        one, other = KeyValueManager(), KeyValueManager()
+        for seq in (1, 2):
+            run = Run("kv", Mode.TWO_PHASE, f"1.1.{seq}", seq, range(len(asked)), payloads, [None] * len(asked))
+            self.assertEqual(one.prepare_many(run), [other.prepare(each) for each in run])
+            self.assertEqual(one.commit_many(run), [other.commit(each) for each in run])
+            self.assertEqual((one.items(), one._reservations), (other.items(), other._reservations))
 
     @settings(max_examples=150, deadline=None)
     @given(st.binary(max_size=40))

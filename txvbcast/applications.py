@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import attrs
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -27,6 +27,7 @@ class Ballot:
     """A flight on which this node's resource managers vote.
 
     :ivar yes: the transactions that a manager has prepared, by place in the flight.
+    :ivar runs: what was voted on together, and which places of it were refused.
     :ivar open: answers that are still missing.
     :ivar kept: None while undecided, else the places that are performed.
     """
@@ -34,6 +35,7 @@ class Ballot:
     done: Callable[[tuple[Refusal, ...]], None]
     open: int
     yes: dict[int, Tx] = attrs.field(factory=dict)
+    runs: list[tuple[Run, frozenset[int]]] = attrs.field(factory=list)
     refused: list[Refusal] = attrs.field(factory=list)
     kept: frozenset[int] | None = None
 
@@ -59,6 +61,7 @@ class Applications:
     def __init__(self, managers: Iterable[IResourceManager]) -> None:
         self._managers = {manager.name: manager for manager in managers}
         self._perform: dict[str, _Perform] = {name: _performer(each) for name, each in self._managers.items()}
+        self._batchwise: dict[str, Any] = {name: each for name, each in self._managers.items() if _is_batchwise(each)}
         self._ballots: dict[FlightId, Ballot] = {}
         self._window = RequestWindow()
         self._missing: set[str] = set()
@@ -77,42 +80,65 @@ class Applications:
     def prepare(self, flight: Flight, done: Callable[[tuple[Refusal, ...]], None]) -> None:
         """Ask for votes; ``done`` hears the refusals once every manager has answered."""
         ballot = self._ballots[flight.id] = Ballot(done, open=len(flight.items))
+        together: dict[str, list[tuple[int, Transaction]]] = {}
         for index, item in enumerate(flight.items):
-            self._prepare_item(flight, ballot, index, item)
+            try:
+                transaction = unpack(item)
+            except RemoteProtocolError as error:
+                self._on_answer(Refused(str(error)), ballot, index, None)
+                continue
+            if transaction.request is not None and self._window.knows(transaction.request):
+                self._on_answer(True, ballot, index, None)  # a repeat is answered, not performed
+            elif transaction.rm in self._batchwise:
+                together.setdefault(transaction.rm, []).append((index, transaction))
+            else:
+                self._prepare_one(flight, ballot, index, transaction)
+        for rm, asked in together.items():
+            self._prepare_run(rm, flight, ballot, asked)
 
-    def _prepare_item(self, flight: Flight, ballot: Ballot, index: int, item: bytes) -> None:
-        try:
-            transaction = unpack(item)
-        except RemoteProtocolError as error:
-            self._on_answer(Refused(str(error)), flight.id, ballot, index, None)
-            return
+    def _prepare_one(self, flight: Flight, ballot: Ballot, index: int, transaction: Transaction) -> None:
         manager = self._managers.get(transaction.rm)
         if manager is None:
             reason = f"this node has no resource manager named {transaction.rm!r}"
-            self._on_answer(Refused(reason), flight.id, ballot, index, None)
-        elif transaction.request is not None and self._window.knows(transaction.request):
-            self._on_answer(True, flight.id, ballot, index, None)  # a repeat is answered, not performed
-        else:
-            tx = _tx(flight, index, transaction)
-            answer: Deferred[PrepareAnswer] = maybeDeferred(cast(_Prepare, manager.prepare), tx)
-            answer.addErrback(self._on_prepare_failed, tx)
-            answer.addCallback(self._on_answer, flight.id, ballot, index, tx)
+            self._on_answer(Refused(reason), ballot, index, None)
+            return
+        tx = _tx(flight, index, transaction)
+        answer: Deferred[PrepareAnswer] = maybeDeferred(cast(_Prepare, manager.prepare), tx)
+        answer.addErrback(self._on_prepare_failed, tx.rm, tx.flight)
+        answer.addCallback(self._on_answer, ballot, index, tx)
 
-    def _on_prepare_failed(self, failure: Failure, tx: Tx) -> Refused:
-        log.failure("resource manager {rm} failed to vote on {tx.flight}", failure, rm=tx.rm, tx=tx)
-        return Refused(f"resource manager {tx.rm} failed to vote: {failure.getErrorMessage()}")
+    def _prepare_run(self, rm: str, flight: Flight, ballot: Ballot, asked: list[tuple[int, Transaction]]) -> None:
+        places = [index for index, _ in asked]
+        payloads = [transaction.payload for _, transaction in asked]
+        requests = [transaction.request for _, transaction in asked]
+        run = Run(rm, flight.mode, _name(flight.id), 0, places, payloads, requests)
+        try:
+            answers = list(self._batchwise[rm].prepare_many(run))
+        except Exception:  # noqa: BLE001 - as for the Deferred of a single vote: a manager that fails refuses
+            answers = [self._on_prepare_failed(Failure(), rm, run.flight)] * len(run)
+        if len(answers) != len(run):
+            raise ValueError(f"resource manager {rm} gave {len(answers)} votes on {len(run)} transactions")
+        refused = {place: answer for place, answer in zip(places, answers, strict=True) if answer is not True}
+        ballot.runs.append((run, frozenset(refused)))
+        ballot.open -= len(run)
+        ballot.refused += [Refusal(place, _reason(answer)) for place, answer in refused.items()]
+        self._check_complete(ballot)
 
-    def _on_answer(self, answer: PrepareAnswer, fid: FlightId, ballot: Ballot, index: int, tx: Tx | None) -> None:
+    def _on_prepare_failed(self, failure: Failure, rm: str, flight: str) -> Refused:
+        log.failure("resource manager {rm} failed to vote on {flight}", failure, rm=rm, flight=flight)
+        return Refused(f"resource manager {rm} failed to vote: {failure.getErrorMessage()}")
+
+    def _on_answer(self, answer: PrepareAnswer, ballot: Ballot, index: int, tx: Tx | None) -> None:
         ballot.open -= 1
         if answer is True:
             if tx is not None:
                 self._on_yes(ballot, index, tx)
         else:
-            reason = answer.reason if isinstance(answer, Refused) else "refused by the resource manager"
-            ballot.refused.append(Refusal(index, reason))
-        if ballot.open:
-            return
-        if ballot.kept is None:
+            ballot.refused.append(Refusal(index, _reason(answer)))
+        self._check_complete(ballot)
+
+    def _check_complete(self, ballot: Ballot) -> None:
+        if not ballot.open and ballot.kept is None:
             ballot.done(tuple(sorted(ballot.refused, key=lambda refusal: refusal.index)))
 
     def _on_yes(self, ballot: Ballot, index: int, tx: Tx) -> None:
@@ -133,6 +159,11 @@ class Applications:
         for index, tx in sorted(ballot.yes.items()):
             if index not in kept:
                 self._managers[tx.rm].abort(tx)
+        for run, refused in ballot.runs:
+            given_up = set(run.indices) - kept - refused
+            for tx in run if given_up else ():
+                if tx.index in given_up:
+                    self._managers[tx.rm].abort(tx)
 
     # --- performing ----------------------------------------------------------------
 
@@ -198,9 +229,17 @@ class Applications:
         return results
 
 
-def _performer(manager: IResourceManager) -> _Perform:
-    if IBatchResourceManager.providedBy(manager):
-        return cast(_Perform, manager.commit_many)
+def _is_batchwise(manager: IResourceManager) -> bool:
+    return bool(IBatchResourceManager.providedBy(manager))
+
+
+def _reason(answer: PrepareAnswer) -> str:
+    return answer.reason if isinstance(answer, Refused) else "refused by the resource manager"
+
+
+def _performer(manager: Any) -> _Perform:
+    if _is_batchwise(manager):
+        return lambda run: cast(list[bytes], manager.commit_many(run))
     return lambda run: [manager.commit(tx) for tx in run]
 
 

@@ -92,9 +92,10 @@ class IResourceManager(Interface):
 
 @attrs.frozen
 class Run:
-    """Transactions of one resource manager that stand side by side in one entry of the log.
+    """Transactions of one resource manager that came in one flight.
 
     :ivar flight: as in :class:`Tx`; indices: the place of each among the items proposed in that flight.
+    :ivar seq: their log entry; 0 while they are only being prepared.
     :ivar requests: the request id of each, or None.
     """
 
@@ -116,7 +117,13 @@ class Run:
 
 
 class IBatchResourceManager(IResourceManager):
-    """One that performs many transactions in one call: what the call itself costs is then paid once."""
+    """One that votes on many transactions in one call, and performs many: what the call itself costs is paid once."""
+
+    def prepare_many(run: Run) -> Sequence[PrepareAnswer]:
+        """Vote on the transactions of ``run``, in their order; the answer to each, now.
+
+        It comes in the stead of ``prepare``. If it raises, none of the transactions is prepared.
+        """
 
     def commit_many(run: Run) -> list[bytes]:
         """Perform the transactions of ``run`` in their order; the result of each.

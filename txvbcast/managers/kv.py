@@ -79,14 +79,21 @@ class KeyValueManager:
 
     def prepare(self, tx: Tx) -> PrepareAnswer:
         """Refuse what ``if_version`` forbids now and what another prepared transaction reserved; else reserve."""
-        operation = decode_operation(tx.payload)
+        return self._vote(tx.payload, (tx.flight, tx.index))
+
+    def prepare_many(self, run: Run) -> list[PrepareAnswer]:
+        """The answers are as those of :meth:`prepare`."""
+        vote, flight = self._vote, run.flight
+        return [vote(payload, (flight, index)) for payload, index in zip(run.payloads, run.indices, strict=True)]
+
+    def _vote(self, payload: bytes, holder: tuple[str, int]) -> PrepareAnswer:
+        operation = decode_operation(payload)
         if operation is None:
             return Refused(_MALFORMED)
-        key, holder = operation.key, (tx.flight, tx.index)
+        key = operation.key
         if self._reserved.get(key, holder) != holder:
             return Refused(f"key {key!r} is reserved by transaction {self._reserved[key][0]}, which is not decided yet")
-        reason = _mismatch(operation, self._version(key))
-        if reason:
+        if operation.if_version is not None and (reason := _mismatch(operation, self._version(key))):
             return Refused(reason)
         self._reserved[key] = holder
         self._reservations[holder] = key
@@ -94,14 +101,14 @@ class KeyValueManager:
 
     def commit(self, tx: Tx) -> bytes:
         """Perform ``tx``; the result is a :class:`~txvbcast.wire.kv.KvResult`."""
-        self._release(tx)
+        self._release(tx.flight, tx.index)
         return self._perform(tx.payload, tx.seq)
 
     def commit_many(self, run: Run) -> list[bytes]:
         """Perform a run of transactions; the results are as those of :meth:`commit`."""
         if self._reservations:
-            for tx in run:
-                self._release(tx)
+            for index in run.indices:
+                self._release(run.flight, index)
         perform, seq = self._perform, run.seq
         return [perform(payload, seq) for payload in run.payloads]
 
@@ -120,7 +127,7 @@ class KeyValueManager:
 
     def abort(self, tx: Tx) -> None:
         """Let go of the key that ``prepare`` reserved."""
-        self._release(tx)
+        self._release(tx.flight, tx.index)
 
     def snapshot(self) -> bytes:
         """All keys, values and versions; equal states give equal bytes.  Reservations are this node's own."""
@@ -141,8 +148,8 @@ class KeyValueManager:
         found = self._values.get(key)
         return found[1] if found is not None else 0
 
-    def _release(self, tx: Tx) -> None:
-        key = self._reservations.pop((tx.flight, tx.index), None)
+    def _release(self, flight: str, index: int) -> None:
+        key = self._reservations.pop((flight, index), None)
         if key is not None:
             del self._reserved[key]
 
