@@ -172,6 +172,11 @@ class Client:
         """The cluster's id."""
         return self._session.cluster_id
 
+    @property
+    def session(self) -> str:
+        """This client's name in request ids, which are ``session#number``, with numbers from 1."""
+        return self._session.name
+
     def close(self) -> None:
         """Hang up."""
         with self._lock:
@@ -346,17 +351,20 @@ class Client:
             self._carry_out(self._session.follow(self._catch_up(), ticket, after))
         return Events(self, ticket, waiting)
 
-    def next_event(self, waiting: Waiting) -> Event | None:
-        """Wait for the next one; None when the client was closed.
+    def next_event(self, waiting: Waiting, timeout_s: float | None) -> Event | None:
+        """Wait for the next one; None when the client was closed or the time is over.
 
         :raises SubmissionError: the node does not tell any more.
         """
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
         with self._lock:
             while not self._closed:
                 event = waiting.take()
                 if event is not None:
                     return event
-                self._turn()
+                if until_s is not None and time.monotonic() >= until_s:
+                    return None
+                self._turn(until_s)
         return None
 
     def unfollow(self, ticket: int) -> None:
@@ -533,7 +541,14 @@ class Events:
         return self
 
     def __next__(self) -> Event:
-        event = None if self._closed else self._client.next_event(self._waiting)
+        event = self.wait()
         if event is None:
             raise StopIteration
         return event
+
+    def wait(self, timeout: float | None = None) -> Event | None:
+        """The next event; None when ``timeout`` seconds are over, or there will be no more.
+
+        :raises SubmissionError: the node does not tell any more.
+        """
+        return None if self._closed else self._client.next_event(self._waiting, timeout)

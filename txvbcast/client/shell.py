@@ -263,6 +263,11 @@ class Client:
         """The cluster's id."""
         return self._session.cluster_id
 
+    @property
+    def session(self) -> str:
+        """This client's name in request ids, which are ``session#number``, with numbers from 1."""
+        return self._session.name
+
     def close(self) -> Deferred[None]:
         """Hang up; whoever waits hears that the outcome is unknown.  Fires when that is done."""
         self._hang_up_all()
@@ -276,9 +281,8 @@ class Client:
         self._flush()
         self._closed = True
         self._carry_out(self._session.close(self._reactor.seconds(), _CLOSED))
-        for call in (self._timer, self._turn):
-            if call is not None and call.active():
-                call.cancel()
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
 
     # --- transactions ----------------------------------------------------------------------------
 
@@ -317,8 +321,10 @@ class Client:
         return deferred
 
     def _flush(self) -> None:
-        """The turn is over: hand in what has gathered."""
-        self._turn = None
+        """The turn is over, or something follows that must not come first: hand in what has gathered."""
+        turn, self._turn = self._turn, None
+        if turn is not None and turn.active():
+            turn.cancel()
         gathering, self._gathering = self._gathering, {}
         for gathered in gathering.values():
             names = gathered.request_ids or None
@@ -336,10 +342,13 @@ class Client:
         timeout: float = 5.0,
         request_ids: Sequence[str] | None = None,
     ) -> Deferred[Outcomes]:
-        """The same for many, each on its own; fires once all are answered, and does not fail.
+        """The same for many, each on its own; fires once all are answered, and fails only if the client is closed.
 
         :raises ValueError: nothing to submit, no such mode, a timeout that is not positive, a payload above the limit.
         """
+        self._flush()
+        if self._closed:
+            return fail(NoQuorum(_CLOSED))
         deferred: Deferred[Outcomes] = Deferred()
         many = _Many(Outcomes(len(payloads)), deferred)
         self._submit(many, rm, payloads, answers.mode_of(mode), timeout, request_ids)
