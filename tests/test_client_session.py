@@ -23,6 +23,8 @@ from txvbcast.wire.messages import Mode
 E = TypeVar("E")
 
 NODES = tuple(NodeLine(k, f"node{k}", f"node{k}:84{k}1") for k in (1, 2, 3))
+#: When somebody begins to follow events.
+WALL_S = 97.0
 SEEDS = ("tcp:node1:8411",)
 
 
@@ -573,6 +575,17 @@ class ChangingOver(SessionCase):
         self.assertEqual(self.told.failed[1, 0].reason, "no answer in time; the last that was heard: no master")
         self.assertLess(len(self.sent(wire.Submit)), 9)  # the pause grows
 
+    def test_too_late_to_be_sent_again(self) -> None:
+        one, two = self.connect()
+        self.submit(1, timeout_s=0.2)
+        self.lose(two)
+        self.lose(one)
+        self.wait(0.3)
+        link, node_id = next((each.link, int(each.address[8])) for each in reversed(self.of(Dial)))
+        self.assertEqual(self.sent(wire.Submit, self.welcome(link, node_id)), [])
+        self.wait(0.5)
+        self.assertEqual(self.told.kinds(), {0: "outcome-unknown"})
+
     def test_aborted_by_both(self) -> None:
         """A node that leaves still answers: when both say No it is a No."""
         one, two = self.connect()
@@ -705,7 +718,7 @@ class Asking(SessionCase):
     def test_close(self) -> None:
         self.connect()
         self.ask()
-        self.do(self.session.follow(self.now_s, 8))
+        self.do(self.session.follow(self.now_s, WALL_S, 8))
         self.assertEqual(len(self.of(effects.TellQueryFailed, self.do(self.session.close(self.now_s)))), 2)
 
     # --- events ---
@@ -721,7 +734,7 @@ class Asking(SessionCase):
 
     def test_events(self) -> None:
         self.connect()
-        ((_, follow),) = self.sent(wire.Follow, self.do(self.session.follow(self.now_s, 8, after=3)))
+        ((_, follow),) = self.sent(wire.Follow, self.do(self.session.follow(self.now_s, WALL_S, 8, after=3)))
         self.assertEqual(follow.after, 3)
         wanted = self.hear(1, self.event(5, follow.query, 10.0, missed=1))
         document = {"id": 5, "kind": "k", "time_s": 10.0}
@@ -736,7 +749,7 @@ class Asking(SessionCase):
 
     def test_events_go_on_elsewhere(self) -> None:
         one, two = self.connect()
-        ((_, follow),) = self.sent(wire.Follow, self.do(self.session.follow(self.now_s, 8)))
+        ((_, follow),) = self.sent(wire.Follow, self.do(self.session.follow(self.now_s, WALL_S, 8)))
         self.hear(one, self.event(50, follow.query, 100.0))
         wanted = self.hear(one, wire.Leaving("away"))
         self.assertEqual(self.sent(wire.Unfollow, wanted), [(one, wire.Unfollow(follow.query))])
@@ -749,7 +762,7 @@ class Asking(SessionCase):
     def test_events_go_on_at_a_node_that_was_started_anew(self) -> None:
         self.begin()
         self.welcome(1, 1)
-        ((_, follow),) = self.sent(wire.Follow, self.do(self.session.follow(self.now_s, 8)))
+        ((_, follow),) = self.sent(wire.Follow, self.do(self.session.follow(self.now_s, WALL_S, 8)))
         self.hear(1, self.event(50, follow.query, 100.0))
         self.lose(1)
         self.wait(0.5)
@@ -759,16 +772,33 @@ class Asking(SessionCase):
         self.assertEqual([self.events(each) for each in told], [[], [(1, 1)]])
 
     def test_followed_before_there_is_a_node(self) -> None:
+        """What happened since then is told, and nothing older."""
         self.begin()
-        self.do(self.session.follow(self.now_s, 8))
+        self.do(self.session.follow(self.now_s, WALL_S, 8))
         ((_, follow),) = self.sent(wire.Follow, self.welcome(1, 1))
-        self.assertIsNone(follow.after)
+        self.assertEqual(follow.after, 0)
+        told = [self.hear(1, self.event(k, follow.query, 95.5 + k)) for k in (0, 1)]
+        self.assertEqual([self.events(each) for each in told], [[], [(1, 1)]])
+
+    def test_nothing_happened_before_the_change(self) -> None:
+        one, two = self.connect()
+        self.do(self.session.follow(self.now_s, WALL_S, 8))
+        ((_, again),) = self.sent(wire.Follow, self.lose(one))
+        told = [self.hear(two, self.event(k, again.query, 95.5 + k)) for k in (0, 1)]
+        self.assertEqual([self.events(each) for each in told], [[], [(self.standby, 1)]])
+
+    def test_all_that_is_kept_is_asked_for_late(self) -> None:
+        self.begin()
+        self.do(self.session.follow(self.now_s, WALL_S, 8, after=7))
+        ((_, follow),) = self.sent(wire.Follow, self.welcome(1, 1))
+        self.assertEqual(follow.after, 7)
+        self.assertEqual(self.events(self.hear(1, self.event(8, follow.query, 1.0))), [(1, 8)])
 
     def test_events_that_are_none(self) -> None:
         for document in (b"{", b"[]", b'{"id": 1}'):
             self.setUp()
             self.connect()
-            ((_, follow),) = self.sent(wire.Follow, self.do(self.session.follow(self.now_s, 8)))
+            ((_, follow),) = self.sent(wire.Follow, self.do(self.session.follow(self.now_s, WALL_S, 8)))
             self.assertEqual(len(self.of(HangUp, self.hear(1, wire.Event(follow.query, document)))), 1)
 
 

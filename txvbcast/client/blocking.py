@@ -348,7 +348,7 @@ class Client:
             self._check_open()
             ticket = next(self._tickets)
             waiting = self._followers[ticket] = Waiting()
-            self._carry_out(self._session.follow(self._catch_up(), ticket, after))
+            self._carry_out(self._session.follow(self._catch_up(), time.time(), ticket, after))
         return Events(self, ticket, waiting)
 
     def next_event(self, waiting: Waiting, timeout_s: float | None) -> Event | None:

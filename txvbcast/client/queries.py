@@ -38,17 +38,20 @@ Question = Union[wire.GetKeys, wire.ListKeys, wire.AskOutcome, wire.AskStatus]
 class Query:
     """A question, or a wish to follow events.
 
+    :ivar begun: it was sent to a node.
     :ivar asked: on how many links it waits for an answer.
-    :ivar told_by: who told the last event; :ivar time_s: its time, None while none was told.
-    :ivar resuming: what comes may have been told before.
+    :ivar told_by: who told the last event, 0 while none was told.
+    :ivar told_s: when that happened; until then, when the user began to follow.
+    :ivar resuming: what comes may be older than that.
     """
 
     ticket: int
     message: Question | wire.Follow
     deadline_s: float | None
+    begun: bool = False
     asked: int = 0
     told_by: int = 0
-    time_s: float | None = None
+    told_s: float = 0.0
     resuming: bool = False
 
     @property
@@ -76,9 +79,10 @@ class Queries:
             return
         self._begin(now_s, Query(ticket, message, now_s + timeout_s), link)
 
-    def follow(self, now_s: float, ticket: int, after: int | None, link: Link | None) -> None:
+    def follow(self, now_s: float, wall_s: float, ticket: int, after: int | None, link: Link | None) -> None:
         """Follow events until ``forget``."""
-        self._begin(now_s, Query(ticket, wire.Follow(1, after), None), link)
+        told_s = wall_s if after is None else 0.0
+        self._begin(now_s, Query(ticket, wire.Follow(1, after), None, told_s=told_s), link)
 
     def _begin(self, now_s: float, query: Query, link: Link | None) -> None:
         self._open[query.ticket] = query
@@ -92,6 +96,7 @@ class Queries:
             message = attrs.evolve(message, timeout_ms=max(1, round(1000 * (query.deadline_s - now_s))))
         if query.awaited and link.idle:
             link.busy_s = now_s
+        query.begun = True
         query.asked += 1
         link.queries[self._number] = query
         self._out.append(Send(link.number, message))
@@ -114,7 +119,7 @@ class Queries:
     def use(self, now_s: float, link: Link) -> None:
         """This link is in use from now on."""
         for query in self._open.values():
-            if query.time_s is not None:
+            if isinstance(query.message, wire.Follow) and (query.begun or query.message.after is None):
                 query.message = wire.Follow(1, 0)
                 query.resuming = True
             self._send(now_s, query, link)
@@ -158,7 +163,7 @@ class Queries:
         if query.resuming and not _is_new(event, query):
             return
         query.resuming = False
-        query.told_by, query.time_s = event.told_by, event.time_s
+        query.told_by, query.told_s = event.told_by, event.time_s
         self._out.append(TellEvent(query.ticket, event))
 
     # --- time --------------------------------------------------------------------------------------
@@ -195,5 +200,5 @@ def _event(link: Link, message: wire.Event) -> effects.Event:
 
 def _is_new(event: effects.Event, query: Query) -> bool:
     """Whether it happened after the last event that was told."""
-    told_s = query.time_s or 0.0
-    return event.time_s > (told_s if event.told_by == query.told_by else told_s - CLOCKS_DIFFER_S)
+    overlap_s = 0.0 if event.told_by == query.told_by else CLOCKS_DIFFER_S
+    return event.time_s > query.told_s - overlap_s

@@ -141,9 +141,12 @@ class Session:
         self._queries.ask(now_s, ticket, message, timeout_s, self._links.in_use)
         return self._effects(now_s)
 
-    def follow(self, now_s: float, ticket: int, after: int | None = None) -> list[Effect]:
-        """Have the events told, from now on, or those that the node in use has numbered above ``after``."""
-        self._queries.follow(now_s, ticket, after, self._links.in_use)
+    def follow(self, now_s: float, wall_s: float, ticket: int, after: int | None = None) -> list[Effect]:
+        """Have the events told, from now on, or those that the node in use has numbered above ``after``.
+
+        :param wall_s: by the clock on the wall, seconds since 1970; events are dated by those of the nodes.
+        """
+        self._queries.follow(now_s, wall_s, ticket, after, self._links.in_use)
         return self._effects(now_s)
 
     def forget(self, now_s: float, ticket: int) -> list[Effect]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -487,7 +488,7 @@ class Client:
         if self._closed:
             events.end(NoQuorum(_CLOSED))
         else:
-            self._carry_out(self._session.follow(self._reactor.seconds(), ticket, after))
+            self._carry_out(self._session.follow(self._reactor.seconds(), time.time(), ticket, after))
         return events
 
     def _tell_event(self, effect: effects.TellEvent) -> None:
