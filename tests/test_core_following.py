@@ -13,7 +13,6 @@ from txvbcast.core.commons import TICK, TURN
 from txvbcast.core.effects import Effect, Persist, Prepare, ReadLog, Send
 from txvbcast.core.inputs import Persisted, Received, Restored, StoredState, Submitted, TimerFired
 from txvbcast.core.replica import Replica
-from txvbcast.core.table import digest
 from txvbcast.wire.messages import (
     Claim,
     ClaimWhy,
@@ -164,7 +163,7 @@ class FollowerTests(unittest.SynchronousTestCase):
 
     def heartbeat(self, epoch: int, beat: int, ordered: int, standing: Standing) -> Heartbeat:
         """A master's, in whose log this node has that standing."""
-        table = digest(self.replica.journal.committed_table)
+        table = self.replica.journal.committed_table.digest
         return Heartbeat(epoch, beat, ordered, 0, ordered, standing, 1, 0, table)
 
     def test_asks_before_it_succeeds_an_absent_master(self) -> None:

@@ -40,6 +40,7 @@ class Commons:
 
     :ivar now_s: the time of the step under way, on the caller's monotonic clock.
     :ivar loopback: messages to this node itself, delivered before the step ends.
+    :ivar me: this node's id; others: those of the other nodes, rising.
     :ivar past_s: how long this node's changes took, by kind and source, oldest first.
     :ivar reached: the rare branches that this replica has been in; for tests to read, and for nobody else.
     """
@@ -54,8 +55,12 @@ class Commons:
     turn_armed: bool = False
     reached: set[Mark] = attrs.field(factory=set)
     past_s: dict[tuple[str, str], deque[float]] = attrs.field(init=False)
+    me: int = attrs.field(init=False)
+    others: tuple[int, ...] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.me = self.config.node_id
+        self.others = tuple(sorted(member.id for member in self.config.members if member.id != self.me))
         self.past_s = {}
         for past in self.stored.absences:
             if past.member == self.me:
@@ -70,16 +75,6 @@ class Commons:
         self.past_s[kind, source] = lengths_s
         if len(self.past_s) > PAIRS_KEPT:
             del self.past_s[next(iter(self.past_s))]  # the one that has not been heard of for longest
-
-    @property
-    def me(self) -> int:
-        """This node's id."""
-        return self.config.node_id
-
-    @property
-    def others(self) -> tuple[int, ...]:
-        """Ids of the other nodes, rising."""
-        return tuple(sorted(member.id for member in self.config.members if member.id != self.me))
 
     def send(self, to: int, message: Message) -> None:
         """To a peer over its link, or to this node itself."""

@@ -24,6 +24,7 @@ class Following:
 
     :ivar epoch: of the master heard last; its log may not be adopted yet. 0 for none.
     :ivar ordered, committed, everywhere: what that master has said of its log.
+    :ivar said: the epoch and seq of the last STORED.
     :ivar ahead: its orders, by seq, that cannot be appended yet.
     """
 
@@ -37,6 +38,7 @@ class Following:
     ahead: dict[int, Order] = attrs.field(factory=dict)
     transfer: Transfer | None = None
     tail_at_tick: int = -1
+    said: tuple[int, int] = (0, 0)
 
     @property
     def master(self) -> int:
@@ -68,7 +70,8 @@ class Following:
         """The log that this epoch starts with."""
         journal = self.journal
         if journal.log_epoch == start.epoch:
-            self.commons.need_turn()  # say again what is stored
+            self.said = (0, 0)  # say again what is stored: over an earlier link it may be lost
+            self.commons.need_turn()
             return
         if self.transfer is not None and self.transfer.adopting == start.epoch:
             self.commons.reach(Mark.START_REPEATED_DURING_ADOPTION)
@@ -183,7 +186,10 @@ class Following:
 
     def say_stored(self) -> None:
         """Tell the master what is on disk."""
-        if self.adopted and self.journal.stored >= 0 and self.master != self.commons.me:
+        if not self.adopted or self.journal.stored < 0 or self.master == self.commons.me:
+            return
+        if self.said != (self.epoch, self.journal.stored):
+            self.said = (self.epoch, self.journal.stored)
             self.commons.send(self.master, Stored(self.epoch, self.journal.stored, self.commons.stored.disk_id))
 
     def on_tick(self, patience_s: float) -> None:

@@ -14,7 +14,7 @@ from txvbcast.core.journal import Journal
 from txvbcast.core.signals import Advanced
 from txvbcast.core.table import is_quorum, majority_watermark
 from txvbcast.wire import messages
-from txvbcast.wire.messages import Entry, Flight, Mode, Order, Standing, StandingEntry, Start
+from txvbcast.wire.messages import Entry, Flight, Mode, Order, StandingEntry, Start
 
 #: Stands for the id of every member.
 EVERYBODY = 0
@@ -110,8 +110,7 @@ class Office:
     def _held_everywhere(self) -> int:
         # A member leaves the count when its STANDING commits and enters it with its
         # STANDING(normal) in the log: so it counts while either table has it normal.
-        normal = set(self.journal.committed_table.ids_of(Standing.NORMAL))
-        normal.update(self.journal.table.ids_of(Standing.NORMAL))
+        normal = self.journal.committed_table.normal | self.journal.table.normal
         lowest = min((self.stored.get(node_id, 0) for node_id in normal), default=0)
         return min(lowest, self.journal.committed)
 
@@ -128,7 +127,7 @@ class Office:
         for waiting, reached in ((self.at_commit, self.journal.committed), (self.at_everywhere, self.everywhere)):
             while waiting and waiting[0][0] <= reached:
                 whom.add(waiting.popleft()[1])
-        if EVERYBODY in whom:
+        if EVERYBODY in whom or whom.issuperset(self.commons.others):
             self.tell_everybody()
         elif self._has_news():
             for node_id in sorted(whom - {self.commons.me}):

@@ -38,7 +38,7 @@ from txvbcast.core.roster import Roster
 from txvbcast.core.standing import OwnLife, Peer, PeerCore
 from txvbcast.core.submissions import Submissions
 from txvbcast.core.succession import Succession
-from txvbcast.core.table import digest, initial
+from txvbcast.core.table import initial
 from txvbcast.core.third_party import REVISION, ThirdParty
 from txvbcast.core.wishes import Wishes
 from txvbcast.errors import LocalProtocolError
@@ -556,6 +556,7 @@ class Replica:
 
     def _apply(self) -> None:
         """Perform what is committed; whoever waits for it hears of it."""
+        standings_changed = False
         for entry, dead in self.journal.take_applicable():
             self.commons.out.append(Apply(entry, dead))
             if entry.flight is not None:
@@ -563,14 +564,15 @@ class Replica:
                 if not dead:
                     self.submissions.on_applied(entry.flight.id, entry.seq)
             else:
+                standings_changed = True
                 self._on_standing_applied(entry)
         everywhere = self.office.everywhere if self.office is not None else self.following.everywhere
         self.submissions.on_everywhere(min(everywhere, self.journal.applied))
         self.reads.on_applied()
         if self._votes:
             self.proposals.go_on_voting()
-        if self.office is not None:
-            self.office.count()  # a committed standing changes who is counted
+        if self.office is not None and standings_changed:
+            self.office.count()  # other members are counted now
             self._reconcile()
 
     def _on_standing_applied(self, entry: Entry) -> None:
@@ -685,7 +687,7 @@ class Replica:
             standing=member.standing,
             incarnation=member.incarnation,
             change_id=member.change_id,
-            table_digest=digest(self.journal.committed_table),
+            table_digest=self.journal.committed_table.digest,
         )
 
     def _on_heartbeat(self, peer: int, message: Heartbeat) -> None:
@@ -720,7 +722,7 @@ class Replica:
     def _compare_tables(self, message: Heartbeat) -> None:
         """Nodes that have committed the same log have the same table; anything else is a defect, and no small one."""
         journal = self.journal
-        if journal.committed == message.committed and digest(journal.committed_table) != message.table_digest:
+        if journal.committed == message.committed and journal.committed_table.digest != message.table_digest:
             raise LocalProtocolError(f"the membership table at seq {journal.committed} is not the master's")
 
     def _on_heartbeat_reply(self, peer: int, message: HeartbeatReply) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable
+from functools import cached_property
 
 import attrs
 
@@ -43,20 +44,33 @@ class Table:
 
     members: tuple[Member, ...]
 
+    # Asked for with every entry, and a table changes seldom.
+    @cached_property
+    def _by_id(self) -> dict[int, Member]:
+        return {member.node_id: member for member in self.members}
+
     def get(self, node_id: int) -> Member | None:
         """The member of that id."""
-        return next((member for member in self.members if member.node_id == node_id), None)
+        return self._by_id.get(node_id)
 
     def __getitem__(self, node_id: int) -> Member:
-        member = self.get(node_id)
-        if member is None:
-            raise KeyError(node_id)
-        return member
+        return self._by_id[node_id]
 
-    @property
+    @cached_property
     def voters(self) -> tuple[int, ...]:
         """Ids of the members with the voter flag."""
         return tuple(member.node_id for member in self.members if member.voter)
+
+    @cached_property
+    def normal(self) -> frozenset[int]:
+        """Ids of the normal members."""
+        return frozenset(self.ids_of(Standing.NORMAL))
+
+    @cached_property
+    def digest(self) -> str:
+        """A short fingerprint, equal on all nodes that applied the same entries."""
+        text = repr([(m.node_id, m.standing.value, m.voter, m.absence, m.since) for m in self.members])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def voters_of(self, standing: Standing) -> tuple[int, ...]:
         """Ids of the voters of that standing."""
@@ -91,12 +105,6 @@ def with_standing(table: Table, seq: int, entry: StandingEntry) -> Table:
         )
 
     return Table(tuple(map(change, table.members)))
-
-
-def digest(table: Table) -> str:
-    """A short fingerprint, equal on all nodes that applied the same entries."""
-    text = repr([(m.node_id, m.standing.value, m.voter, m.absence, m.since) for m in table.members])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def needed(voters: Collection[int]) -> int:
