@@ -31,6 +31,7 @@ from txvbcast.control.client_port import (
     ClientPort,
 )
 from txvbcast.control.reading import TIMEOUT_MS_MAX
+from txvbcast.turns import Turn
 from txvbcast.wire import client_messages as m
 from txvbcast.wire.client_messages import FailureKind
 from txvbcast.wire.codec import CLIENTS, FrameDecoder, encode_frame
@@ -113,7 +114,7 @@ class ClientCase(NetCase):
         self.node = FakeNode()
         self.clock = Clock()
         self.desks = Desks(self.node, [self.node.kv], FACTS)
-        self.port = ClientPort(self.desks, self.clock, unread_bytes_max=self.unread_bytes_max)
+        self.port = ClientPort(self.desks, self.clock, unread_bytes_max=self.unread_bytes_max, turn=Turn(reactor))
         self.listening: IListeningPort = reactor.listenTCP(0, self.port, interface="127.0.0.1")
         self.addCleanup(self.listening.stopListening)
         self.addCleanup(self.until, lambda: not self.port._open)

@@ -21,16 +21,25 @@ class Clock(Protocol):
 
 
 class Turn:
-    """Calls back at the end of the present turn of ``clock``'s event loop, in the order asked for."""
+    """Calls back at the end of the present turn of ``clock``'s event loop, in the order asked for.
+
+    What others wait for has precedence: a disk that can begin to write, a client that can be answered.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._urgent: deque[Callable[[], None]] = deque()
         self._calls: deque[Callable[[], None]] = deque()
         self._is_armed = False
 
     def at_end(self, call: Callable[[], None]) -> None:
         """Have ``call`` called once."""
         self._calls.append(call)
+        self._arm()
+
+    def at_end_first(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called once, before all that :meth:`at_end` was asked for and is not called yet."""
+        self._urgent.append(call)
         self._arm()
 
     def _arm(self) -> None:
@@ -40,11 +49,11 @@ class Turn:
 
     def _end(self) -> None:
         try:
-            while self._calls:
-                self._calls.popleft()()
+            while self._urgent or self._calls:
+                (self._urgent or self._calls).popleft()()
         finally:  # one that raises keeps nobody else from its turn
             self._is_armed = False
-            if self._calls:
+            if self._urgent or self._calls:
                 self._arm()
 
 
@@ -56,5 +65,6 @@ def push(transport: Any) -> None:
 
     :param transport: provides ITransport, and mostly IWriteDescriptor; one that does not, as that of TLS, waits.
     """
-    if IWriteDescriptor.providedBy(transport) and transport.connected and not transport.disconnecting:
+    can_be_asked = IWriteDescriptor.providedBy(transport)
+    if can_be_asked and transport.connected and not transport.disconnecting:
         transport.doWrite()

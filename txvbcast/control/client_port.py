@@ -198,7 +198,7 @@ class ClientConnection(TwistedProtocol):
         if not self._full:
             if not self._will_push:
                 self._will_push = True
-                self._port.turn.at_end(self._push)
+                self._port.turn.at_end_first(self._push)
             return
         self._unread_bytes += len(frame)
         if self._unread_bytes > self._port.unread_bytes_max:

@@ -192,7 +192,7 @@ class StoreFront(abc.ABC):
             return
         self._waiting += 1
         if not self._asked:
-            self._turn.at_end(self._hand_over)
+            self._turn.at_end_first(self._hand_over)
         self._asked.append(operation)
 
     def _hand_over(self) -> None:
