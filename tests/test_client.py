@@ -22,7 +22,9 @@ from txvbcast.client.effects import TellCommitted, TellFailed
 from txvbcast.client.failures import Failure
 from txvbcast.client.followers import EVENTS_WAITING_MAX, Waiting
 from txvbcast.errors import Aborted, Committed, NoQuorum, OutcomeUnknown, Overloaded
+from txvbcast.wire import client_messages as wire
 from txvbcast.wire.client_messages import FailureKind, Item
+from txvbcast.wire.codec import CLIENTS, FrameDecoder, encode_frame
 from txvbcast.wire.kv import decode_result, put_payload
 from txvbcast.wire.messages import Mode
 
@@ -344,6 +346,102 @@ class Refusals(ClientCase):
     def test_mode_of(self) -> None:
         self.assertIs(mode_of("2pc"), Mode.TWO_PHASE)
         self.assertIs(mode_of(Mode.THREE_PHASE), Mode.THREE_PHASE)
+
+
+class OddNode(Protocol):
+    """What accepts a client, and then does what the test wants.
+
+    :ivar got: the messages that came.
+    """
+
+    def __init__(self) -> None:
+        self.got: list[Any] = []
+        self.tcp: Any = None
+        self._decoder = FrameDecoder(family=CLIENTS)
+
+    def connectionMade(self) -> None:
+        """Be ready."""
+        self.tcp = self.transport
+
+    def dataReceived(self, data: bytes) -> None:
+        """Say Welcome to whoever comes."""
+        for message in self._decoder.feed(data):
+            self.got.append(message)
+            if isinstance(message, wire.ClientHello):
+                self.say(wire.Welcome(1, "c", "odd", 1, True, 2**24, 100, ()))
+
+    def say(self, message: wire.ToClient) -> None:
+        """Send a message."""
+        self.tcp.write(encode_frame(message))
+
+
+class Odd(unittest.TestCase):
+    """Connections that do what connections may do; both clients go on."""
+
+    timeout = 60
+
+    def setUp(self) -> None:
+        self.nodes: list[OddNode] = []
+        port = reactor.listenTCP(0, Factory.forProtocol(self.make), interface="127.0.0.1")
+        self.endpoint = f"tcp:127.0.0.1:{port.getHost().port}"
+        self.addCleanup(port.stopListening)
+        self.addCleanup(self.until, lambda: all(node.tcp.disconnected for node in self.nodes))
+
+    def make(self) -> OddNode:
+        """A node for the next connection."""
+        self.nodes.append(OddNode())
+        return self.nodes[-1]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a condition; the test's own timeout bounds it."""
+        while not condition():
+            await deferLater(reactor, 0.01)
+
+    def submits(self) -> list[wire.Submit]:
+        """Every Submit that came, over any connection."""
+        return [message for node in self.nodes for message in node.got if isinstance(message, wire.Submit)]
+
+    async def check(self, submit: Callable[..., Deferred[Outcomes]]) -> None:
+        """The connection is full, is reset, says nonsense; then all is well."""
+        payloads = [b"%d" % k + bytes(2**20) for k in range(20)]
+        self.nodes[-1].tcp.pauseProducing()  # more than the kernel takes
+        waiting = submit("kv", payloads, timeout=30.0)
+        await deferLater(reactor, 0.1)
+        self.nodes[-1].tcp.resumeProducing()
+        await self.until(lambda: sum(len(each.payloads) for each in self.submits()) == 20)
+        for times, end in enumerate(("abortConnection", "loseConnection", "nonsense"), 2):
+            if end == "nonsense":
+                self.nodes[-1].tcp.write(bytes(20))
+            else:
+                getattr(self.nodes[-1].tcp, end)()
+            await self.until(lambda times=times: sum(len(each.payloads) for each in self.submits()) == 20 * times)
+        for message in self.nodes[-1].got:
+            if isinstance(message, wire.Submit):
+                self.nodes[-1].say(wire.Committed(message.batch, 0, 9, message.first, (b"r",) * len(message.payloads)))
+        outcomes = await waiting
+        self.assertEqual([each.index for each in outcomes], list(range(1, 21)))  # all under their first names
+        self.assertEqual({message.first for message in self.submits()}, set(range(1, 21)))
+
+    async def test_twisted(self) -> None:
+        client = await connect(self.endpoint)
+        await self.check(client.submit_many)
+        await client.close()
+
+    async def test_blocking(self) -> None:
+        client = await deferToThread(blocking.connect, self.endpoint)
+        await self.check(lambda *args, **kwargs: deferToThread(client.submit_many, *args, **kwargs))
+        await deferToThread(client.close)
+
+    async def test_reset_between_two_calls(self) -> None:
+        """The client without a reactor finds that out when it writes or reads."""
+        client = await deferToThread(blocking.connect, self.endpoint)
+        self.nodes[-1].tcp.abortConnection()
+        await self.until(lambda: self.nodes[-1].tcp.disconnected)
+        waiting = deferToThread(client.submit, "kv", b"x", timeout=30.0)
+        await self.until(lambda: len(self.submits()) == 1)
+        self.nodes[-1].say(wire.Committed(self.submits()[0].batch, 0, 1, 0, (b"",)))
+        await waiting
+        await deferToThread(client.close)
 
 
 class Values(unittest.SynchronousTestCase):

@@ -55,9 +55,11 @@ class Outcomes(Sequence[Committed | SubmissionError]):
 
     def on_failed(self, told: TellFailed) -> None:
         """Some failed."""
-        names: Sequence[str | None] = told.request_ids or (None,) * len(told.places)
-        for place, name in zip(told.places, names, strict=True):
-            self._failed[place] = (told, name)
+        if told.request_ids:
+            names = told.request_ids
+            self._failed.update({place: (told, name) for place, name in zip(told.places, names, strict=True)})
+        else:
+            self._failed.update(dict.fromkeys(told.places, (told, None)))
         self._answered += len(told.places)
 
     @property
@@ -69,8 +71,15 @@ class Outcomes(Sequence[Committed | SubmissionError]):
 
     @property
     def failures(self) -> dict[int, SubmissionError]:
-        """What failed, by place."""
-        return {place: told.failure.error(name) for place, (told, name) in sorted(self._failed.items())}
+        """What failed, by place; all that failed together, and are not asked for by name, have one exception."""
+        errors: dict[tuple[int, str | None], SubmissionError] = {}
+        failures = {}
+        for place, (told, name) in sorted(self._failed.items()):
+            fate = id(told), name
+            if fate not in errors:
+                errors[fate] = told.failure.error(name)
+            failures[place] = errors[fate]
+        return failures
 
     def __len__(self) -> int:
         return self._count

@@ -19,7 +19,7 @@ The rules of truth:
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -314,22 +314,30 @@ class Transactions:
             return
         batch = attempt.batch
         failure = Failure(message.kind, message.reason, message.who)
-        failed = []
-        for place in sorted(set(message.places)):
-            self._settle(link, attempt, place, 1)
-            place += attempt.start
-            if batch.states[place] == _TOLD:
-                continue
+        failed: list[int] = []
+        for first, behind in _runs(message.places):
+            self._settle(link, attempt, first, behind - first)
+            start, end = attempt.start + first, attempt.start + behind
             if failure.kind is FailureKind.OUTCOME_UNKNOWN:
-                batch.doubts[place] = 1
-            if not batch.may_commit(place):
-                failed.append(place)
-            elif batch.states[place] == _SENT and link is self._in_use:
-                batch.states[place] = _HELD
-                batch.failures[place] = failure
+                batch.doubts[start:end] = b"\1" * (end - start)
+            if not batch.attempts and batch.doubts.find(1, start, end) < 0 and batch.states.find(_TOLD, start, end) < 0:
+                failed.extend(range(start, end))  # a flood's: nothing to be looked at one by one
+            else:
+                failed.extend(self._failed_for_good(link, batch, start, end, failure))
         self._tell_failed(batch, failed, failure)
         if batch.states.find(_HELD) >= 0:
             self._hold(now_s, batch)
+
+    def _failed_for_good(self, link: Link, batch: Batch, start: int, end: int, failure: Failure) -> Iterator[int]:
+        """Those of a run that no attempt may commit any more; the others that this link was to answer are held back."""
+        for place in range(start, end):
+            if batch.states[place] == _TOLD:
+                continue
+            if not batch.may_commit(place):
+                yield place
+            elif batch.states[place] == _SENT and link is self._in_use:
+                batch.states[place] = _HELD
+                batch.failures[place] = failure
 
     def _hold(self, now_s: float, batch: Batch) -> None:
         """Send again after a pause what failed in doubt; tell it now if that would be too late."""
@@ -364,9 +372,11 @@ class Transactions:
             if batch.request_ids is None:
                 self._askable.extend(batch.first + place for place in places[-ASKABLE_NUMBERS:])
         self._out.append(TellFailed(batch.ticket, tuple(places), failure, names))
-        for place in places:
-            batch.failures.pop(place, None)
-            self._told(batch, place, 1)
+        for start, end in _runs(places):
+            if batch.failures:
+                for place in range(start, end):
+                    batch.failures.pop(place, None)
+            self._told(batch, start, end - start)
 
     def _name(self, batch: Batch, place: int) -> str:
         if batch.request_ids is not None:
@@ -462,6 +472,17 @@ class Transactions:
         for batch in tuple(self._batches.values()):
             self.give_up(batch, reason)
             self._doubt(batch, reason)
+
+
+def _runs(places: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The runs of places side by side, in order: the first of each, and the one behind its last."""
+    rising = sorted(set(places))
+    while rising:
+        first, count = rising[0], len(rising)
+        if rising[-1] - first != count - 1:
+            count = next(offset for offset, place in enumerate(rising) if place != first + offset)
+        yield first, first + count
+        del rising[:count]
 
 
 def _places(batch: Batch, state: int) -> Iterable[int]:
