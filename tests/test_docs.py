@@ -10,6 +10,8 @@ import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -29,7 +31,7 @@ from txvbcast.cli.failures import Exit
 from txvbcast.cli.local import LocalCluster
 from txvbcast.cli.main import COMMANDS, root
 from txvbcast.config import CHANGE_KINDS, Config
-from txvbcast.configfile import parse
+from txvbcast.configfile import load, parse
 from txvbcast.control.problems import KINDS
 from txvbcast.core.estimator import FIXED_S
 from txvbcast.errors import ConfigError
@@ -324,7 +326,7 @@ class OperatingTests(unittest.TestCase):
             name, _, inner = key.partition(".")
             if default.startswith("`") and "[]" not in name and name not in ("node", "insecure"):
                 sections.setdefault(name, []).append(f"{inner}: {default.strip('`')}")
-        self.assertEqual(sum(map(len, sections.values())), 20)
+        self.assertEqual(sum(map(len, sections.values())), 21)
         text = LEAST + "".join(f"{name}: {{{', '.join(pairs)}}}\n" for name, pairs in sections.items())
         manager = [f"{row[0].partition('.')[2]}: {row[2].strip('`')}" for row in self.table if "resource" in row[0]][:2]
         text += f"resource_managers: [{{{', '.join(manager)}}}]\n"
@@ -441,12 +443,27 @@ class HttpTests(unittest.SynchronousTestCase):
             self.assertEqual(body, example.answer, said)
 
 
+class ClientTests(unittest.TestCase):
+    """The client program in README."""
+
+    def test_program(self) -> None:
+        """It works with the first node that it names."""
+        _, program = blocks((ROOT / "README.md").read_text(), "python")
+        cluster = LocalCluster(Path(self.mktemp()), 3)
+        self.addCleanup(cluster.stop)
+        cluster.start()
+        for node_id, port in ((1, 8411), (2, 8421)):
+            program = program.replace(f":{port}", f":{load(cluster[node_id].config).listen.client.port}")
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+        self.assertEqual((done.stdout, done.stderr), ("b'hello'\n", ""))
+
+
 class ReadmeTests(ClusterCase):
-    """The program in README."""
+    """The programs in README."""
 
     def test_program(self) -> None:
         """It runs as it stands there, on every node."""
-        (program,) = blocks((ROOT / "README.md").read_text(), "python")
+        program, _ = blocks((ROOT / "README.md").read_text(), "python")
         cluster = self.make()
         path = cluster.directory / "seats.py"
         path.write_text(program)
