@@ -81,7 +81,7 @@ resource_managers:
     options: {path: x, depth: 3, ratio: 0.5, strict: true, none: null, list: [1, {a: b}]}
 adapters: [{plugin: qmp, kinds: [freeze], options: {socket: 'unix:/run/qmp'}}]
 estimates: {migrate_out: 5s, freeze: 250ms}
-limits: {pending: 5, pending_bytes: 1MiB, payload: 64KiB, flight_bytes: 65536, flights: 2, clients: 9}
+limits: {pending: 5, pending_bytes: 1MiB, wait: 40ms, payload: 64KiB, flight_bytes: 65536, flights: 2, clients: 9}
 """
 
 HTTP = "http: 127.0.0.1:8412"
@@ -127,7 +127,15 @@ class AcceptedTests(unittest.TestCase):
         self.assertEqual(protocol.inactivity, InactivityConfig(margin=2.0, max_s=7200.0, at_once=2))
         self.assertEqual(protocol.quorum, QuorumConfig(planned_floor=2, last_man_standing=True))
         self.assertEqual(protocol.master, MasterConfig(handback=False, handback_delay_s=0.0))
-        limits = LimitsConfig(pending=5, pending_bytes=1 << 20, payload=65536, flight_bytes=65536, flights=2, clients=9)
+        limits = LimitsConfig(
+            pending=5,
+            pending_bytes=1 << 20,
+            wait_s=0.04,
+            payload=65536,
+            flight_bytes=65536,
+            flights=2,
+            clients=9,
+        )
         self.assertEqual(protocol.limits, limits)
         self.assertEqual(protocol.estimates_s, {"migrate_out": 5.0, "freeze": 0.25})
         self.assertEqual(config.queue, QueueConfig(max_bytes=64 << 20, max_age_s=5400.0))
@@ -259,6 +267,7 @@ REFUSED: dict[str, tuple[str, int | None, str]] = {
     "floor too high": (added("quorum: {planned_floor: 4}"), 13, "to the number of members, 3, got 4"),
     "no pending": (added("limits: {pending: 0}"), 13, "limits.pending: expected at least 1, got 0"),
     "large flight": (added("limits: {flight_bytes: 17MiB}"), 13, "limits.flight_bytes: expected at most 16MiB, got"),
+    "no time to wait": (added("limits: {wait: 0s}"), 13, "limits.wait: expected at least 1ms, got 0s"),
     "no clients": (added("limits: {clients: 0}"), 13, "limits.clients: expected at least 1, got 0"),
     "many flights": (added("limits: {flights: 257}"), 13, "limits.flights: expected at most 256, got 257"),
     "large payload": (added("limits: {payload: 2MiB}"), 13, "limits.payload: 2MiB does not fit a flight: expected at"),

@@ -101,11 +101,13 @@ class QueueConfig:
 @attrs.frozen
 class LimitsConfig:
     """:ivar pending: transactions of clients that wait on this node; :ivar pending_bytes: of those in no flight yet;
+    :ivar wait_s: so long they may wait while others are answered, before more are refused;
     :ivar payload: bytes of one; :ivar flight_bytes: of one flight; :ivar flights: under way of one coordinator;
     :ivar clients: that are connected to the client port."""
 
     pending: int = 10_000
     pending_bytes: int = 64 << 20
+    wait_s: float = 0.025
     payload: int = 1 << 20
     flight_bytes: int = 1 << 20
     flights: int = 8

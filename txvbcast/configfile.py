@@ -181,6 +181,7 @@ _FILE: Final = section(
                 {
                     "pending": Key(WHOLE),
                     "pending_bytes": Key(_SIZE),
+                    "wait": Key(_DURATION, "wait_s"),
                     "payload": Key(_SIZE),
                     "flight_bytes": Key(_SIZE),
                     "flights": Key(WHOLE),

@@ -134,6 +134,7 @@ def _timing(config: Config) -> Iterator[Problem]:
         ("inactivity.max", protocol.inactivity.max_s, 0.001),
         ("master.handback_delay", protocol.master.handback_delay_s, 0.0),
         ("queue.max_age", config.queue.max_age_s, 1.0),
+        ("limits.wait", protocol.limits.wait_s, 0.001),
     ):
         if not least_s <= duration_s <= DURATION_S_MAX:
             yield Problem(path, f"expected at least {format_duration(least_s)}, got {format_duration(duration_s)}")

@@ -18,7 +18,7 @@ import yaml
 
 from tests.fuzz.bodies import Blind
 from tests.test_config import FULL, LEAST
-from txvbcast.config import Config, PluginConfig
+from txvbcast.config import Config, LimitsConfig, PluginConfig
 from txvbcast.configfile import load
 from txvbcast.errors import ConfigError
 from txvbcast.yamlreader import PROBLEMS_TOLD_MAX
@@ -84,10 +84,15 @@ def written(config: Config) -> str:
         "resource_managers": [_plugin(plugin) for plugin in config.resource_managers],
         "adapters": [_adapter(plugin) for plugin in config.adapters],
         "estimates": {kind: _duration(estimate_s) for kind, estimate_s in protocol.estimates_s.items()},
-        "limits": attrs.asdict(protocol.limits),
+        "limits": _limits(protocol.limits),
     }
     text: str = yaml.dump(tree, Dumper=_Dumper)
     return text
+
+
+def _limits(limits: LimitsConfig) -> dict[str, object]:
+    known = attrs.asdict(limits)
+    return {**known, "wait": _duration(known.pop("wait_s"))}
 
 
 def _durations(part: Any) -> dict[str, str]:

@@ -206,10 +206,11 @@ insecure: true
 #  migrate_out: 5s
 #  snapshot: 2s
 
-# Transactions that wait here, bytes of those, bytes of one, bytes of a batch, batches under way; clients.
+# Transactions that wait here, bytes of those, how long; bytes of one, bytes of a batch, batches under way; clients.
 #limits:
 #  pending: 10000
 #  pending_bytes: 64MiB
+#  wait: 25ms
 #  payload: 1MiB
 #  flight_bytes: 1MiB
 #  flights: 8

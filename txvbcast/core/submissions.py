@@ -8,6 +8,7 @@ from itertools import accumulate, chain
 
 import attrs
 
+from txvbcast.core.admission import Admission
 from txvbcast.core.commons import Commons
 from txvbcast.core.effects import ForgetResults, ReplyAborted, ReplyOverloaded, Share
 from txvbcast.core.flights import CoordinatedFlight, CoordinatorCore
@@ -74,6 +75,9 @@ class Submissions:
     gathered_bytes: int = 0
     under_way: dict[int, CoordinatedFlight] = attrs.field(factory=dict)
     next_number: int = 1
+    admission: Admission = attrs.field(
+        default=attrs.Factory(lambda self: Admission(self.commons.config.limits.wait_s), takes_self=True)
+    )
 
     @property
     def pending(self) -> int:
@@ -92,6 +96,8 @@ class Submissions:
         if full:
             self.commons.out.append(ReplyOverloaded((share,), full))
             return
+        if not self.under_way and not self.making:
+            self.admission.on_first(self.commons.now_s)
         self._gather((submitted.mode, submitted.timeout_s), waiting)
         self.commons.need_turn()
 
@@ -106,7 +112,20 @@ class Submissions:
                 f"{self.gathered_bytes} bytes of transactions wait on this node, "
                 f"{limits.pending_bytes} may (limits.pending_bytes)"
             )
+        if self.master and self.admission.is_flooded(self.commons.now_s, pending, self._oldest_s()):
+            return (
+                f"more comes than the cluster can take: {pending} transactions are pending on this node, the oldest "
+                f"for more than {limits.wait_s * 1000:g} ms (limits.wait); send fewer at a time, or try again later"
+            )
         return ""
+
+    def _oldest_s(self) -> float:
+        """When the first transaction that is not answered was handed in; now, if there is none."""
+        for flight in self.under_way.values():
+            if flight.core.unanswered:
+                return flight.core.deadline_s - flight.core.timeout_s
+        heads = (queue[0].deadline_s - timeout_s for (_, timeout_s), queue in self.making.items())
+        return min(heads, default=self.commons.now_s)
 
     def _gather(self, key: tuple[Mode, float], waiting: Waiting) -> None:
         self.making.setdefault(key, deque()).append(waiting)
@@ -334,6 +353,8 @@ class Submissions:
             if flight.core.returned:
                 self.commons.reach(Mark.FLIGHT_PROPOSED_ANEW if flight.core.unanswered else Mark.DEAD_FLIGHT_OF_NOBODY)
                 self._put_back(flight.core)
+            else:
+                self.admission.on_answered(self.commons.now_s)
         if self.making:
             self.commons.need_turn()
 

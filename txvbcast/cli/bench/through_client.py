@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,8 +82,8 @@ class Submitter:
         if outcomes.committed:
             self._tally.committed(sent_s, now_s, outcomes.committed)
         if outcomes.committed < len(outcomes):
-            for error in outcomes.failures.values():
-                self._tally.failed(sent_s, _KINDS.get(type(error), "refused"), str(error))
+            for error, count in Counter(outcomes.failures.values()).items():
+                self._tally.failed(sent_s, _KINDS.get(type(error), "refused"), str(error), count)
         self._under_way -= len(outcomes)
         if not self._under_way and self._idle is not None:
             self._idle.callback(None)

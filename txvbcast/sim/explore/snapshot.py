@@ -43,9 +43,9 @@ _DURATIONS = frozenset({"stretch_s", "timeout_s"})
 #: Times that show in a message, or that add up over several silences.
 _EXACT = frozenset({"_masterless_since_s", "ends_s"})
 #: The same for the whole life of a replica.
-_CONSTANT = frozenset({"config", "heartbeat"})
-#: What only people see.
-_UNSEEN = frozenset({"reached"})
+_CONSTANT = frozenset({"config", "heartbeat", "wait_s"})
+#: What only people see, and what decides nothing without a flood.
+_UNSEEN = frozenset({"reached", "moved_s", "lenient_until_s"})
 #: Dictionaries whose order decides something.
 _ORDERED = frozenset({"making", "grants"})
 _PLAIN: frozenset[type] = frozenset({int, str, bool, bytes, type(None)})
