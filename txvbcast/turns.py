@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from twisted.internet.interfaces import IWriteDescriptor
+from twisted.internet.abstract import FileDescriptor
 
 
 class Clock(Protocol):
@@ -57,14 +57,32 @@ class Turn:
                 self._arm()
 
 
-def push(transport: Any) -> None:
-    """Hand what was written to a connection to its socket now, as far as that takes it.
+def send(transport: Any, data: bytes) -> None:
+    """Hand ``data`` to the socket of a connection now, as far as that takes it, and the rest to the reactor.
 
-    ``transport.write`` leaves it to the next look at the sockets, which costs every hop of a transaction one
-    round of the event loop.  What does not fit, and a connection that is lost or ends, are left to that.
+    ``transport.write`` alone leaves all of it to the next look at the sockets, which costs every hop of a
+    transaction one round of the event loop.
 
-    :param transport: provides ITransport, and mostly IWriteDescriptor; one that does not, as that of TLS, waits.
+    :param transport: provides ITransport; one that cannot send at once, as that of TLS, or that has not sent
+        what was written before, or that is about to end, is written to as always.
     """
-    can_be_asked = IWriteDescriptor.providedBy(transport)
-    if can_be_asked and transport.connected and not transport.disconnecting:
-        transport.doWrite()
+    view = memoryview(data)
+    if _is_idle(transport):
+        while view:
+            sent = transport.writeSomeData(view)
+            if not isinstance(sent, int) or sent == 0:
+                break  # an error shows again, and is told, when the reactor writes
+            view = view[sent:]
+    if view:
+        transport.write(bytes(view))
+
+
+def _is_idle(transport: Any) -> bool:
+    """Whether nothing waits of what was written earlier; ``_tempDataLen`` counts what Twisted has not touched yet."""
+    return (
+        isinstance(transport, FileDescriptor)
+        and bool(transport.connected)
+        and not transport.disconnecting
+        and not transport.dataBuffer
+        and not getattr(transport, "_tempDataLen", 1)
+    )

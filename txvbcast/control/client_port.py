@@ -4,7 +4,7 @@
 requests; so what waits for it is bounded by what it may have asked.  One that lets too much
 gather, or reads nothing for too long, is disconnected.
 
-Twisted's transport gathers what is written; at the end of the turn it is handed to the kernel at once.
+What is said in one turn of the reactor is written at its end, at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from zope.interface import implementer
 
 from txvbcast.control.client_desk import Desk, Desks
 from txvbcast.errors import RemoteProtocolError
-from txvbcast.turns import Turn, push
+from txvbcast.turns import Turn, send
 from txvbcast.wire.client_messages import ClientMessage, ToClient
 from txvbcast.wire.codec import CLIENTS, FrameDecoder, encode_frame
 from txvbcast.wire.limits import FRAME_BYTES_MAX
@@ -42,6 +42,9 @@ STRANGERS_MAX: Final = 64
 #: What may wait for a client that does not read, and for how long.
 UNREAD_BYTES_MAX: Final = 64 * 1024 * 1024
 UNREAD_S: Final = 30.0
+
+#: Answers of one turn are written together up to about so many bytes.
+GATHERED_BYTES_MAX: Final = 1 << 16
 
 #: How long a client may take to close its side after we closed ours.
 CLOSE_TIMEOUT_S: Final = 1.0
@@ -67,7 +70,8 @@ class ClientConnection(TwistedProtocol):
         self._decoder: FrameDecoder[ClientMessage] = FrameDecoder(HELLO_BYTES_MAX, family=CLIENTS)
         self._start = b""  # the first bytes that came, to tell who speaks another protocol
         self._full = False
-        self._will_push = False
+        self._frames: list[bytes] = []
+        self._frames_bytes = 0
         self._unread_bytes = 0
         self._deadline: IDelayedCall | None = None
         self._tcp: Any = None  # provides ITCPTransport, IConsumer and IHalfCloseableDescriptor
@@ -101,6 +105,7 @@ class ClientConnection(TwistedProtocol):
         """
         if self._closing():
             return
+        self._send()
         self._leave(reason)
         self._tcp.unregisterProducer()
         self._tcp.resumeProducing()  # of input, which is thrown away
@@ -183,7 +188,7 @@ class ClientConnection(TwistedProtocol):
     def _on_malformed(self, error: RemoteProtocolError) -> None:
         start = self._start
         if start in _HTTP_STARTS:
-            self._tcp.write(_http_answer())
+            send(self._tcp, _http_answer())
             self.close("it speaks HTTP")
         elif start.startswith(_TLS_START):
             self._desk.refuse(f"it speaks TLS; {CLIENTS.port} is without: connect in the clear")
@@ -194,19 +199,27 @@ class ClientConnection(TwistedProtocol):
 
     def _say(self, message: ToClient) -> None:
         frame = encode_frame(message)
-        self._tcp.write(frame)
-        if not self._full:
-            if not self._will_push:
-                self._will_push = True
-                self._port.turn.at_end_first(self._push)
+        if self._full:
+            self._say_later(frame)
             return
+        if not self._frames:
+            self._port.turn.at_end_first(self._send)
+        self._frames.append(frame)
+        self._frames_bytes += len(frame)
+        if self._frames_bytes > GATHERED_BYTES_MAX:
+            self._send()  # whether the client reads is known only then
+
+    def _say_later(self, frame: bytes) -> None:
+        self._tcp.write(frame)
         self._unread_bytes += len(frame)
         if self._unread_bytes > self._port.unread_bytes_max:
             self.abort(f"it leaves more than {self._port.unread_bytes_max} bytes of answers unread")
 
-    def _push(self) -> None:
-        self._will_push = False
-        push(self._tcp)
+    def _send(self) -> None:
+        """Write what has gathered in this turn."""
+        frames, self._frames, self._frames_bytes = self._frames, [], 0
+        if frames:
+            send(self._tcp, b"".join(frames))
 
     def _hang_up(self) -> None:
         self.close(f"refused: {self._desk.refusal}")

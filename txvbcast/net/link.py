@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from txvbcast.errors import RemoteProtocolError
-from txvbcast.turns import push
+from txvbcast.turns import send
 from txvbcast.wire.codec import FrameDecoder, encode_frame
 from txvbcast.wire.messages import Hello, HelloRefused, Message
 
@@ -269,8 +269,7 @@ class Link(TwistedProtocol):
         """Write what waits, unless the transport is full."""
         while self._frames and not self._full:
             batch = self._next_batch()
-            self._tcp.write(batch)
-            push(self._tcp)
+            send(self._tcp, batch)
             self._in_transport_bytes = len(batch) if self._full else 0
 
     def _next_batch(self) -> bytes:
