@@ -39,6 +39,8 @@ SUBMIT_BYTES_MAX: Final = 1024 * 1024
 GRACE_S: Final = 0.5
 #: How soon a transaction that failed in doubt is sent again; doubled each time, up to the client's patience.
 AGAIN_S: Final = 0.05
+#: So many may wait beside a node that has all that it takes on: enough to have the next ones at hand, and no queue.
+BESIDE_MAX: Final = 1024
 #: The numbers sent are at most so many above those of which all is told.  Nodes remember some 65 thousand answers;
 #: one that they had to forget would make an unanswered transaction below it one that is over.
 NUMBERS_OPEN_MAX: Final = 32_768
@@ -130,7 +132,8 @@ class Transactions:
     """All transactions of a client that are not answered.
 
     :param session: names them, with their numbers.
-    :param waiting_max: how many may wait beside those that the node has taken on.
+    :param waiting_max: how many may wait while no node is in use; beside a node that has all that it takes on, no
+        more than :data:`BESIDE_MAX` of them.
     :param waiting_bytes_max: bytes of payloads, of all that are unanswered.
     :param out: where effects go.
     """
@@ -181,7 +184,10 @@ class Transactions:
             )  # fmt: skip
             self._take(batch)
         if count < len(payloads):
-            reason = f"{self.unanswered} transactions of this client are not answered yet"
+            reason = (
+                f"{self.unanswered} transactions of this client are not answered yet: wait for answers before you "
+                "submit more"
+            )
             failure = Failure(FailureKind.OVERLOADED, reason)
             self._out.append(TellFailed(ticket, tuple(range(count, len(payloads))), failure))
 
@@ -198,8 +204,9 @@ class Transactions:
 
     def _room(self, payloads: tuple[bytes, ...]) -> int:
         """How many of these can be taken on."""
-        taken_on = self._in_use.outstanding_max if self._in_use is not None else 0
-        count = max(0, min(len(payloads), self._waiting_max + taken_on - self.unanswered))
+        link, waiting_max = self._in_use, self._waiting_max
+        unanswered_max = waiting_max if link is None else link.outstanding_max + min(BESIDE_MAX, waiting_max)
+        count = max(0, min(len(payloads), unanswered_max - self.unanswered))
         room_bytes = self._waiting_bytes_max - self._unanswered_bytes
         if sum(map(len, payloads)) <= room_bytes:
             return count

@@ -25,7 +25,7 @@ from txvbcast.wire.messages import Mode
 
 #: How long a node may be silent while something is unanswered, in seconds.
 PATIENCE_S: Final = 0.8
-#: Transactions that may wait beside those that the node has taken on, and the bytes of all payloads.
+#: Transactions that may wait while no node is in use, and the bytes of all payloads.
 WAITING_MAX: Final = 10_000
 WAITING_BYTES_MAX: Final = 64 * 1024 * 1024
 #: A timer that comes later than this after its time shows that this program was stopped.
@@ -40,7 +40,7 @@ class Session:
     :param patience_s: how long a node may be silent while something is unanswered.
     :param cluster_id: the cluster that is wanted, empty for any.
     :param program: what it says of itself in the nodes' logs.
-    :param waiting_max: transactions that may wait beside those that the node has taken on.
+    :param waiting_max: transactions that may wait while no node is in use.
     :param waiting_bytes_max: bytes of payloads that may be unanswered.
     :raises ValueError: there is no address, or patience is not positive.
     """
