@@ -80,7 +80,7 @@ class Calls(ClientCase):
         await self.check_keys(client, call)
         await call(client.close)
         await call(client.close)
-        for name, arguments in (("submit", ("register", b"")), ("status", ())):
+        for name, arguments in (("submit", ("register", b"")), ("submit_many", ("register", [b""])), ("status", ())):
             with self.assertRaises(NoQuorum) as closed:
                 await call(getattr(client, name), *arguments)
             self.assertEqual(closed.exception.reason, "the client is closed")
@@ -319,6 +319,8 @@ class Refusals(ClientCase):
         for text in await self.unreachable(self.endpoint(1), "tcp:no.such.host.invalid:1", timeout=0.5):
             self.assertRegex(text, "[Cc]onnection refused|Connection was refused")
             self.assertIn("no.such.host.invalid", text)
+        for text in await self.unreachable("tcp:255.255.255.255:1", timeout=0.2):
+            self.assertRegex(text, "Permission denied|unreachable")
 
     async def test_nobody_answers(self) -> None:
         """A listener that never says a word."""
@@ -431,6 +433,34 @@ class Odd(unittest.TestCase):
         client = await deferToThread(blocking.connect, self.endpoint)
         await self.check(lambda *args, **kwargs: deferToThread(client.submit_many, *args, **kwargs))
         await deferToThread(client.close)
+
+    async def test_no_answer(self) -> None:
+        """To a question, and to the wish to follow events."""
+        client = await deferToThread(blocking.connect, self.endpoint)
+        with self.assertRaises(NoQuorum):
+            await deferToThread(client.get, "k", timeout=0.1)
+        events = await deferToThread(client.events)
+        waiting = deferToThread(next, events)
+        await self.refuse_to_tell()
+        with self.assertRaises(Overloaded):
+            await waiting
+        await deferToThread(client.close)
+        self.nodes.clear()
+        other = await connect(self.endpoint)
+        told = ensureDeferred(other.events().__anext__())
+        await self.refuse_to_tell()
+        with self.assertRaises(Overloaded):
+            await told
+        await other.close()
+
+    async def refuse_to_tell(self) -> None:
+        """Wait until somebody wants to follow, and tell one event at most."""
+
+        def follows() -> list[wire.Follow]:
+            return [message for message in self.nodes[-1].got if isinstance(message, wire.Follow)]
+
+        await self.until(lambda: bool(self.nodes and follows()))
+        self.nodes[-1].say(wire.QueryFailed(follows()[-1].query, FailureKind.OVERLOADED, "too many"))
 
     async def test_reset_between_two_calls(self) -> None:
         """The client without a reactor finds that out when it writes or reads."""

@@ -227,6 +227,12 @@ class Connecting(SessionCase):
         self.assertEqual(self.of(HangUp, wanted), [HangUp(2, "there is a link to node 1 already")])
         self.assertIn("tcp:node", self.dialled()[-1])
 
+    def test_another_version(self) -> None:
+        self.begin()
+        self.do(self.session.opened(self.now_s, 1))
+        wanted = self.hear(1, attrs.evolve(welcome(1), version=9))
+        self.assertEqual(self.of(HangUp, wanted), [HangUp(1, "node 1 speaks version 9, this client speaks 1")])
+
     def test_all_refuse(self) -> None:
         self.begin("tcp:a:1", "tcp:b:1")
         self.do(self.session.opened(self.now_s, 1))
@@ -352,6 +358,12 @@ class Submitting(SessionCase):
         self.hear(1, wire.Committed(submit.batch, 0, 1, 0, (b"",) * 10))
         self.assertEqual(self.of(TellFailed, self.submit(10, ticket=2)), [])
 
+    def test_too_many_and_too_many_bytes(self) -> None:
+        """Whichever bound is reached first counts."""
+        self.begin(waiting_max=5, waiting_bytes_max=600)
+        (failed,) = self.of(TellFailed, self.do(self.session.submit(self.now_s, 1, "kv", [b"x" * 100] * 12)))
+        self.assertEqual(failed.places, tuple(range(5, 12)))
+
     def test_large_ones_go_in_several_messages(self) -> None:
         self.begin()
         self.do(self.session.opened(self.now_s, 1))
@@ -455,6 +467,14 @@ class Submitting(SessionCase):
         self.hear(1, wire.Failed(submit.batch, (2, 2), FailureKind.ABORTED, "no"))
         self.hear(1, wire.Failed(submit.batch, (2,), FailureKind.ABORTED, "no"))
         self.assertEqual(self.told.kinds(), {0: "committed", 1: "committed", 2: "aborted"})
+
+    def test_a_name_of_the_users_whose_outcome_is_unknown(self) -> None:
+        self.connect()
+        self.submit(2, timeout_s=0.5, request_ids=("a", "b"))
+        self.wait(1.1)
+        self.assertEqual(self.told.names, {(1, 0): "a", (1, 1): "b"})
+        ((_, numbered),) = self.sent(wire.Submit, self.submit(1, ticket=2))
+        self.assertEqual(numbered.done, 0)
 
     def test_close(self) -> None:
         self.begin()
@@ -675,6 +695,8 @@ class Asking(SessionCase):
         wanted = self.hear(1, self.values(question.query))
         self.assertEqual(self.of(effects.TellAnswer, wanted), [effects.TellAnswer(7, self.values(question.query))])
         self.assertEqual(self.of(effects.TellAnswer, self.hear(1, self.values(question.query))), [])
+        late = wire.QueryFailed(question.query, FailureKind.NO_QUORUM, "no")
+        self.assertEqual(self.of(effects.TellQueryFailed, self.hear(1, late)), [])
 
     def test_asked_again_elsewhere(self) -> None:
         one, two = self.connect()

@@ -349,6 +349,7 @@ class Client:
             ticket = next(self._tickets)
             waiting = self._followers[ticket] = Waiting()
             self._carry_out(self._session.follow(self._catch_up(), time.time(), ticket, after))
+            self._poll(0.0)  # so that it leaves now
         return Events(self, ticket, waiting)
 
     def next_event(self, waiting: Waiting, timeout_s: float | None) -> Event | None:
@@ -466,8 +467,6 @@ class Client:
     def _on_readable(self, link: _Link) -> None:
         try:
             data = link.connected.recv(_READ_BYTES)
-        except BlockingIOError:
-            return
         except OSError as error:
             self._lost(link, f"connection lost: {error.strerror}")
             return
@@ -481,27 +480,21 @@ class Client:
             self._carry_out(self._session.broken(time.monotonic(), link.number, str(error)))
 
     def _send(self, effect: effects.Send) -> None:
-        link = self._links.get(effect.link)
-        if link is None:
-            return  # lost a moment ago, which the session hears next
-        waited = bool(link.waiting)
+        link = self._links[effect.link]
+        if not link.waiting:
+            self._selector.modify(link.connected, selectors.EVENT_READ | selectors.EVENT_WRITE, link)
         link.waiting += encode_frame(effect.message)
-        if not waited:
-            self._flush(link)
 
     def _flush(self, link: _Link) -> None:
-        """Give the kernel what it takes."""
+        """Give the kernel, which has room, what it takes."""
         try:
             sent = link.connected.send(link.waiting)
-        except BlockingIOError:
-            sent = 0
         except OSError as error:
             self._lost(link, f"connection lost: {error.strerror}")
             return
         del link.waiting[:sent]
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if link.waiting else 0)
-        if self._selector.get_key(link.connected).events != wanted:
-            self._selector.modify(link.connected, wanted, link)
+        if not link.waiting:
+            self._selector.modify(link.connected, selectors.EVENT_READ, link)
 
     def _lost(self, link: _Link, reason: str) -> None:
         self._drop(link)

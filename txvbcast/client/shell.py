@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import attrs
-from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -545,9 +545,8 @@ class Client:
         dial.addErrback(self._on_dial_failed, effect.link)
 
     def _on_dial_failed(self, failure: TwistedFailure, link: int) -> None:
-        self._dials.pop(link, None)
-        if not failure.check(CancelledError):
-            self.on_lost(link, failure.getErrorMessage())
+        self._dials.pop(link, None)  # hung up before, if it was cancelled
+        self.on_lost(link, failure.getErrorMessage())
 
     def _hang_up(self, effect: effects.HangUp) -> None:
         dial = self._dials.pop(effect.link, None)
@@ -559,9 +558,7 @@ class Client:
 
     def on_opened(self, number: int, link: _Link) -> None:
         """A connection stands."""
-        if self._dials.pop(number, None) is None:
-            link.hang_up()
-            return
+        del self._dials[number]
         self._links[number] = link
         self._carry_out(self._session.opened(self._reactor.seconds(), number))
 
