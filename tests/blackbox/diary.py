@@ -10,7 +10,7 @@ from pathlib import Path
 from twisted.plugin import IPlugin
 from zope.interface import implementer
 
-from txvbcast.interfaces import IResourceManager, IResourceManagerFactory, Tx
+from txvbcast.interfaces import IResourceManager, IResourceManagerFactory, Run, Tx
 from txvbcast.managers.kv import KeyValueManager
 
 #: A transaction as it was performed: its seq, its place in its flight, its request id.
@@ -24,11 +24,14 @@ class DiaryManager(KeyValueManager):
         super().__init__(name)
         self._file = file
 
-    def commit(self, tx: Tx) -> bytes:
-        """Write it down, and perform it."""
+    def commit_many(self, run: Run) -> list[bytes]:
+        """Write them down, each before it is performed."""
+        return [self._commit_one(tx) for tx in run]
+
+    def _commit_one(self, tx: Tx) -> bytes:
         line: Line = (tx.seq, tx.index, tx.request_id)
         os.write(self._file, json.dumps(line).encode() + b"\n")
-        return super().commit(tx)
+        return self.commit(tx)
 
 
 @implementer(IPlugin, IResourceManagerFactory)
