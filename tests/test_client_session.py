@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from random import Random
 from typing import Any, TypeVar
@@ -484,6 +485,34 @@ class Submitting(SessionCase):
         self.assertEqual(self.told.kinds(), {0: "outcome-unknown", 1: "no-quorum"})
         self.assertIn(HangUp(1, "the client was closed"), wanted)
         self.assertEqual(self.do(self.session.closed(self.now_s, 1, "gone")), [])
+
+
+class Costs(SessionCase):
+    """What is done in Python is done for a message, not for a transaction."""
+
+    def calls(self, count: int) -> int:
+        """Function calls for a submission of so many, and its answer."""
+        self.setUp()
+        self.connect()
+        payloads, results, calls = [b""] * count, (b"",) * count, 0
+
+        def note(frame: object, what: str, argument: object) -> None:
+            nonlocal calls
+            calls += what in ("call", "c_call")
+
+        sys.setprofile(note)
+        try:
+            wanted = self.session.submit(self.now_s, 1, "kv", payloads)
+            ((_, submit),) = self.sent(wire.Submit, wanted)
+            wanted += self.session.received(self.now_s, 1, wire.Committed(submit.batch, 0, 1, 0, results))
+        finally:
+            sys.setprofile(None)
+        self.assertEqual(self.session.unanswered, 0)
+        return calls
+
+    def test_calls(self) -> None:
+        self.assertGreater(self.calls(1), 10)
+        self.assertLess(self.calls(1000), self.calls(1) + 10)
 
 
 class ChangingOver(SessionCase):
