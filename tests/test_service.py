@@ -222,7 +222,7 @@ class Embedded(EmbeddedCase):
         )
         for client in (first, second):
             (welcome,) = client.of(Welcome)
-            self.assertEqual((welcome.nodes, welcome.serving, welcome.outstanding_max), (everyone, True, 8192))
+            self.assertEqual((welcome.nodes, welcome.serving, welcome.outstanding_max), (everyone, True, 2048))
         payloads = tuple(put_payload(f"k{n}", b"%d" % n) for n in range(1000))
         second.say(Submit(1, "kv", Mode.BROADCAST, 5000, 1, 0, payloads))
         await self.until(lambda: sum(len(each.results) for each in second.of(Committed)) == 1000)

@@ -37,8 +37,9 @@ from txvbcast.wire.items import Request
 from txvbcast.wire.limits import VERSION
 from txvbcast.wire.messages import Mode
 
-#: Transactions that may be unanswered on one connection, however many the node may keep pending.
-OUTSTANDING_MAX: Final = 8192
+#: Transactions that may be unanswered on one connection, however many the node may keep pending: twice what keeps a
+#: node busy.  More would only wait between client and node, where nobody counts how long.
+OUTSTANDING_MAX: Final = 2048
 
 #: The results in one message have about so many bytes at most; the rest follow in the next one.
 RESULTS_BYTES_MAX: Final = 4 * 1024 * 1024

@@ -19,7 +19,7 @@ import attrs
 #: before it goes on is no flood.
 UNHURRIED_PENDING: Final = 1024
 #: Nothing answered for this many times ``limits.wait``: the cluster is at a stop, not flooded.
-STOP_WAITS: Final = 4
+STOP_WAITS: Final = 2
 
 
 @attrs.define(eq=False)
