@@ -40,7 +40,7 @@ GRACE_S: Final = 0.5
 #: How soon a transaction that failed in doubt is sent again; doubled each time, up to the client's patience.
 AGAIN_S: Final = 0.05
 #: So many may wait beside a node that has all that it takes on: enough to have the next ones at hand, and no queue.
-BESIDE_MAX: Final = 1024
+BESIDE_MAX: Final = 512
 #: The numbers sent are at most so many above those of which all is told.  Nodes remember some 65 thousand answers;
 #: one that they had to forget would make an unanswered transaction below it one that is over.
 NUMBERS_OPEN_MAX: Final = 32_768
