@@ -135,10 +135,9 @@ def flight_messages(nodes: int, mode: Mode, coordinator: int) -> dict[str, int]:
         messages["Vote"] = others
         messages["Committed"] = others * min(2, others)
     if coordinator != MASTER:
-        messages["Stored"] += 1  # a coordinator's turn says what it has stored before, too
         if mode.voted:
             messages["Decide"] = 1
-        if mode is Mode.BROADCAST or (mode is Mode.THREE_PHASE and nodes > 2):
+        if mode is not Mode.TWO_PHASE and nodes > 2:
             messages["Committed"] += 1
     return messages
 
