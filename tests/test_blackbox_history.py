@@ -14,7 +14,7 @@ from tests.blackbox.calibration import LIES, calibrate, unnoticed
 from tests.blackbox.clients import REFUSED, UNKNOWN, Heard, Unexpected, payload_of, understand
 from tests.blackbox.diary import DiaryFactory, read_diaries
 from tests.blackbox.history import Evidence, judge, outcomes, request_in, save, writes_in
-from txvbcast.interfaces import Tx
+from txvbcast.interfaces import Run
 from txvbcast.sim.linearizability import Verdict
 from txvbcast.sim.witness import AFTER_ALL, Asked, Done, Found, Get, Set
 from txvbcast.wire.items import Request, Transaction, pack
@@ -133,8 +133,9 @@ class DiaryTests(unittest.TestCase):
         directory.mkdir()
         for _ in range(2):
             manager = DiaryFactory().make("kv", {"directory": str(directory)})
-            manager.commit(Tx("kv", payload_of(WRITES["w1"]), Mode.BROADCAST, "1.1.1", 0, 7, "w1"))
-            manager.commit(Tx("kv", payload_of(WRITES["w2"]), Mode.BROADCAST, "1.1.1", 1, 7, "w2"))
+            payloads = [payload_of(WRITES[name]) for name in ("w1", "w2")]
+            requests = [Request.parse(name) for name in ("w1", "w2")]
+            manager.commit_many(Run("kv", Mode.BROADCAST, "1.1.1", 7, range(2), payloads, requests))
         self.assertEqual(read_diaries(directory), {f"life{k}": [(7, 0, "w1"), (7, 1, "w2")] for k in (1, 2)})
 
     def test_cut_short(self) -> None:

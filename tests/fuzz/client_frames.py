@@ -73,13 +73,15 @@ class _Connection:
         self.protocol.makeConnection(self.transport)
 
     def feed(self, pieces: list[bytes]) -> None:
-        """Bytes come in, and then an event happens."""
+        """Bytes come in, one turn of the event loop for each piece, and then an event happens."""
         assert self.protocol is not None
         observer: Any = self._on_log
         globalLogPublisher.addObserver(observer)
         for piece in pieces:
             self.protocol.dataReceived(piece)
+            self.clock.advance(0)
         self.node.events.add("own_standing", 1, "it leaves", state="leaving", before="normal")
+        self.clock.advance(0)
         globalLogPublisher.removeObserver(observer)
 
     def _on_log(self, event: LogEvent) -> None:

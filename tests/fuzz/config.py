@@ -92,7 +92,8 @@ def written(config: Config) -> str:
 
 def _limits(limits: LimitsConfig) -> dict[str, object]:
     known = attrs.asdict(limits)
-    return {**known, "wait": _duration(known.pop("wait_s"))}
+    wait = _duration(known.pop("wait_s"))
+    return {**known, "wait": wait}
 
 
 def _durations(part: Any) -> dict[str, str]:
