@@ -30,15 +30,14 @@ from txvbcast.wire.messages import DATAGRAM_TYPES, OPCODES, Message
 #: How long each target is fuzzed.
 SECONDS = 60
 
-#: After how many executions a planted defect must have been found, whatever time they take, up to a bound.
-PLANTED_RUNS = 20_000
+#: After how many executions a planted defect must have been found, whatever time they take, up to a bound: in some
+#: short attempts rather than in one long one, since the fuzzer now and then loses itself in one corner.
+PLANTED_RUNS = 5_000
+PLANTED_SEEDS = (1, 2, 3, 4)
 PLANTED_SECONDS = 240
 
 #: Fewer executions in that time than any machine manages mean that the fuzzer did not do its work.
 RUNS_MIN = {"frames": 10_000, "client_frames": 5_000, "datagrams": 10_000, "config": 1_000}
-
-#: Of the fuzzer's choices, where a defect is planted.
-SEED = 1
 
 CORPUS_BYTES_MAX = 1 << 20
 
@@ -168,7 +167,10 @@ class PlantedTests(FuzzCase):
     """What is wrong is found; a method for each of DEFECTS is added below."""
 
     def check(self, name: str, defect: Defect) -> None:
-        outcome = runner.fuzz(defect.target, PLANTED_SECONDS, SEED, PLANTED_RUNS, name, found=self.folder)
+        for seed in PLANTED_SEEDS:
+            outcome = runner.fuzz(defect.target, PLANTED_SECONDS, seed, PLANTED_RUNS, name, found=self.folder)
+            if outcome.found is not None:
+                break
         self.assertIsNotNone(outcome.found, f"not found in {outcome.progress}: {outcome.said}")
         if defect.hidden:
             self.assertGreater(outcome.progress.runs, len(list((CORPUS / defect.target).iterdir())))
@@ -208,7 +210,7 @@ class CommandTests(FuzzCase):
 
     def test_replay_of_what_was_found(self) -> None:
         """What the fuzzer kept shows the defect again, without the fuzzer."""
-        outcome = runner.fuzz("config", PLANTED_SECONDS, SEED, defect="keys unquoted", found=self.folder)
+        outcome = runner.fuzz("config", PLANTED_SECONDS, PLANTED_SEEDS[0], defect="keys unquoted", found=self.folder)
         assert outcome.found is not None
         data = outcome.found.read_bytes()
         said = runner.finding("config", outcome)
