@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 from txvbcast.errors import Committed, RemoteProtocolError
 from txvbcast.interfaces import IBatchResourceManager, IResourceManager, PrepareAnswer, Refused, Run, Tx
 from txvbcast.requests import RequestWindow
-from txvbcast.wire.items import Request, Transaction, unpack
+from txvbcast.wire.items import Request, Transaction, unpack, unpack_many
 from txvbcast.wire.messages import Entry, Flight, FlightId, Refusal
 
 log = Logger()
@@ -175,14 +175,14 @@ class Applications:
         if dead:
             self._settle(flight.id, frozenset())
             return Performed()
-        transactions = [_unpack_or_none(item) for item in flight.items]
+        transactions = _unpack_all(flight.items)
         requests = [transaction.request if transaction is not None else None for transaction in transactions]
         repeats = self._window.take(requests)
         places = flight.indices if flight.indices is not None else range(len(flight.items))
         if flight.id in self._ballots:
             self._settle(flight.id, _performed(places, transactions, repeats))
         results = self._perform_all(entry.seq, flight, places, transactions, repeats)
-        self._window.keep(requests, entry.seq, results)
+        self._window.keep(entry.seq, results)
         answers = {index: self._window.answer(cast(Request, requests[index])) for index in sorted(repeats)}
         return Performed(results, answers)
 
@@ -273,6 +273,14 @@ def _tx(flight: Flight, index: int, transaction: Transaction) -> Tx:
         index=index,
         request_id=transaction.request_id,
     )
+
+
+def _unpack_all(items: Sequence[bytes]) -> Sequence[Transaction | None]:
+    """The transactions in the items of a flight; None for what is no transaction."""
+    try:
+        return unpack_many(items)
+    except RemoteProtocolError:
+        return [_unpack_or_none(item) for item in items]
 
 
 def _unpack_or_none(item: bytes) -> Transaction | None:

@@ -3,14 +3,16 @@
 The window is part of the replicated state: it follows from the log alone, so it is the same on every
 node at the same seq.  A numbered session says with each request how far its client has heard
 the answers; those are forgotten.  Both bounds drop what has not been used for longest.
+
+Clients count without gaps and send many requests at a time, so answers are kept by the stretch: what is
+asked side by side costs one object, however many they are.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right, insort
 from collections import OrderedDict
-from collections.abc import Sequence
-from itertools import islice
-from typing import Final
+from collections.abc import Iterator, Sequence
 
 import attrs
 
@@ -22,11 +24,44 @@ ANSWERS_MAX = 65_536
 #: How many sessions are.
 SESSIONS_MAX = 10_000
 
-#: Where a request stands, and its result: (seq, index, result).
-Answer = tuple[int, int, bytes]
 
-#: Stands for an answer that is not kept.
-_OVER: Final[Answer] = (0, 0, b"")
+@attrs.define(eq=False)
+class Stretch:
+    """Requests of one session whose numbers follow each other, side by side in one entry.
+
+    :ivar first: the number of the first of ``count``; it stands in the place ``index`` of the entry ``seq``.
+    :ivar results: those of ``count`` places from ``index`` on; None while the entry is being performed.
+    """
+
+    first: int
+    count: int
+    index: int
+    seq: int = 0
+    results: Sequence[bytes] | None = None
+
+    @property
+    def end(self) -> int:
+        """The number behind its last one."""
+        return self.first + self.count
+
+    def answer(self, number: int) -> Committed | None:
+        """What the request of that number led to, if it is one of these and performed."""
+        place = number - self.first
+        if self.results is None or place >= self.count:
+            return None
+        return Committed(self.seq, self.index + place, self.results[place])
+
+    def drop(self, count: int) -> None:
+        """Forget the first ones."""
+        self.first += count
+        self.index += count
+        self.count -= count
+        if self.results is not None:
+            self.results = self.results[count:]
+
+
+def _first(stretch: Stretch) -> int:
+    return stretch.first
 
 
 @attrs.define(eq=False)
@@ -34,15 +69,57 @@ class Session:
     """The requests of one client.
 
     :ivar floor: numbers from 1 to this are over: they are never performed any more.
-    :ivar answers: by number; None while the entry that holds the request is being performed.
+    :ivar stretches: what is kept above it, in the order of their numbers; and first of all the number 0, which stands
+        by itself.
+    :ivar count: how many requests these are.
     """
 
     floor: int = 0
-    answers: dict[int, Answer | None] = attrs.field(factory=dict)
+    stretches: list[Stretch] = attrs.field(factory=list)
+    count: int = 0
+
+    def find(self, number: int) -> Stretch | None:
+        """The stretch in which the request of that number is."""
+        at = bisect_right(self.stretches, number, key=_first) - 1
+        return self.stretches[at] if at >= 0 and number < self.stretches[at].end else None
 
     def knows(self, number: int) -> bool:
         """Whether the log holds the request of that number, or it is over."""
-        return number in self.answers or 0 < number <= self.floor
+        return 0 < number <= self.floor or self.find(number) is not None
+
+    def knows_none_of(self, stretch: Stretch) -> bool:
+        """Whether all of ``stretch`` is new for the simplest reason: it lies above all there was."""
+        top = self.stretches[-1].end if self.stretches else 0
+        return stretch.first >= max(top, self.floor + 1)
+
+    def add(self, stretch: Stretch) -> None:
+        """Keep what is not known."""
+        insort(self.stretches, stretch, key=_first)
+        self.count += stretch.count
+
+    def raise_floor(self, floor: int) -> None:
+        """The numbers up to this are over."""
+        self.floor = max(self.floor, floor)
+        begin = 1 if self.stretches and not self.stretches[0].first else 0
+        end = bisect_right(self.stretches, self.floor, lo=begin, key=_first)
+        if begin < end:
+            last = self.stretches[end - 1]
+            last_count = min(last.count, self.floor + 1 - last.first)
+            self.count -= sum(stretch.count for stretch in self.stretches[begin : end - 1]) + last_count
+            last.drop(last_count)
+            del self.stretches[begin : end if not last.count else end - 1]
+
+    def drop_lowest(self, count: int) -> None:
+        """Make room; what is forgotten is not performed again."""
+        while count:
+            lowest = self.stretches[0]
+            number = lowest.first + min(count, lowest.count) - 1
+            count -= number + 1 - lowest.first
+            if number:
+                self.raise_floor(number)
+            else:
+                self.count -= 1
+                del self.stretches[0]
 
 
 class RequestWindow:
@@ -51,6 +128,7 @@ class RequestWindow:
     def __init__(self) -> None:
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._kept = 0
+        self._taken: list[Stretch] = []
 
     def knows(self, request: Request) -> bool:
         """Whether the log has answered ``request``, though the answer may be forgotten."""
@@ -60,39 +138,43 @@ class RequestWindow:
     def answer(self, request: Request) -> Committed | None:
         """What ``request`` led to; None if that is not known here, or not any more."""
         session = self._sessions.get(request.session)
-        answer = session.answers.get(request.number) if session is not None else None
-        return Committed(*answer) if answer is not None else None
+        found = session.find(request.number) if session is not None else None
+        return found.answer(request.number) if found is not None else None
 
     def take(self, requests: Sequence[Request | None]) -> frozenset[int]:
         """Note the requests of an entry that is about to be performed; the places of those that are repeats."""
-        repeats = []
-        session, name = Session(), ""
-        for place, request in enumerate(requests):
-            if request is None:
-                continue
-            if request.session != name or not name:
-                session, name = self._session(request.session), request.session
-            number = request.number
-            if number in session.answers or 0 < number <= session.floor:
-                repeats.append(place)
-                continue
-            session.answers[number] = None
-            self._kept += 1
+        repeats: list[int] = []
+        for request, stretch in _stretches(requests):
+            session = self._session(request.session)
+            before = session.count
+            if session.knows_none_of(stretch):
+                self._add(session, stretch)
+            else:
+                repeats += self._add_unknown(session, stretch)
             if request.done > session.floor:
-                self._raise_floor(session, request.done)
+                session.raise_floor(request.done)
+            self._kept += session.count - before
         return frozenset(repeats)
 
-    def keep(self, requests: Sequence[Request | None], seq: int, results: Sequence[bytes]) -> None:
+    def keep(self, seq: int, results: Sequence[bytes]) -> None:
         """The answers to what was taken, in the places where they stand; then the bounds are kept."""
-        session, name = Session(), ""
-        for index, request in enumerate(requests):
-            if request is None:
-                continue
-            if request.session != name or not name:
-                session, name = self._session(request.session), request.session
-            if session.answers.get(request.number, _OVER) is None:
-                session.answers[request.number] = (seq, index, results[index])
+        for stretch in self._taken:
+            stretch.seq = seq
+            stretch.results = results[stretch.index : stretch.index + stretch.count]
+        self._taken.clear()
         self._shrink()
+
+    def _add(self, session: Session, stretch: Stretch) -> None:
+        session.add(stretch)
+        self._taken.append(stretch)
+
+    def _add_unknown(self, session: Session, stretch: Stretch) -> Iterator[int]:
+        """Keep what is new of ``stretch``, one by one; the places of the rest."""
+        for place in range(stretch.count):
+            if session.knows(stretch.first + place):
+                yield stretch.index + place
+            else:
+                self._add(session, Stretch(stretch.first + place, 1, stretch.index + place))
 
     def _session(self, name: str) -> Session:
         session = self._sessions.get(name)
@@ -102,30 +184,34 @@ class RequestWindow:
             self._sessions.move_to_end(name)
         return session
 
-    def _raise_floor(self, session: Session, done: int) -> None:
-        answers = session.answers
-        # The numbers of a client that plays by the rules have no gaps; of another's there may be few in a wide range.
-        span = range(session.floor + 1, done + 1)
-        over = span if len(span) <= len(answers) else [number for number in answers if number in span]
-        for number in over:
-            if answers.pop(number, _OVER) is not _OVER:
-                self._kept -= 1
-        session.floor = done
-
     def _shrink(self) -> None:
         # Not while an entry is performed: what was found to be a repeat stays one to its end.
         while self._kept > ANSWERS_MAX or len(self._sessions) > SESSIONS_MAX:
             name, session = next(iter(self._sessions.items()))
             surplus = self._kept - ANSWERS_MAX
-            if len(self._sessions) > SESSIONS_MAX or len(session.answers) <= surplus:
-                self._kept -= len(session.answers)
+            if len(self._sessions) > SESSIONS_MAX or session.count <= surplus:
+                self._kept -= session.count
                 del self._sessions[name]
             else:
-                self._drop_oldest(session, surplus)
+                session.drop_lowest(surplus)
+                self._kept -= surplus
 
-    def _drop_oldest(self, session: Session, count: int) -> None:
-        oldest = list(islice(session.answers, count))
-        for number in oldest:
-            del session.answers[number]
-        self._kept -= count
-        session.floor = max(session.floor, *oldest)  # what is forgotten is not performed again
+
+def _stretches(requests: Sequence[Request | None]) -> Iterator[tuple[Request, Stretch]]:
+    """The requests divided into stretches, each with its first one, which stands for all of them."""
+    begin, count = 0, len(requests)
+    while begin < count:
+        first = requests[begin]
+        if first is None:
+            begin += 1
+            continue
+        end = begin + 1
+        session, done, number = first.session, first.done, first.number + 1
+        # The number 0 means that its client does not count.
+        while first.number and end < count and (request := requests[end]) is not None:
+            if request.number != number or request.done != done or request.session != session:
+                break
+            number += 1
+            end += 1
+        yield first, Stretch(first.number, end - begin, begin)
+        begin = end

@@ -16,7 +16,7 @@ key, the check at the time of performing decides.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from zope.interface import implementer
 
@@ -30,9 +30,10 @@ from txvbcast.interfaces import (
     Tx,
 )
 from txvbcast.wire import kv
-from txvbcast.wire.kv import Operation, Put, decode_operation, encode_result
+from txvbcast.wire.kv import Operation, Put, decode_operation, decode_operations, encode_results
 
 _MALFORMED = "the payload is not an operation of the key-value store"
+_ABSENT = (b"", 0)
 
 
 def _mismatch(operation: Operation, version: int) -> str:
@@ -102,28 +103,33 @@ class KeyValueManager:
     def commit(self, tx: Tx) -> bytes:
         """Perform ``tx``; the result is a :class:`~txvbcast.wire.kv.KvResult`."""
         self._release(tx.flight, tx.index)
-        return self._perform(tx.payload, tx.seq)
+        return self._perform((tx.payload,), tx.seq)[0]
 
     def commit_many(self, run: Run) -> list[bytes]:
         """Perform a run of transactions; the results are as those of :meth:`commit`."""
         if self._reservations:
             for index in run.indices:
                 self._release(run.flight, index)
-        perform, seq = self._perform, run.seq
-        return [perform(payload, seq) for payload in run.payloads]
+        return self._perform(run.payloads, run.seq)
 
-    def _perform(self, payload: bytes, seq: int) -> bytes:
-        operation = decode_operation(payload)
-        if operation is None:
-            return encode_result(False, 0, 0, _MALFORMED)
-        found = self._version(operation.key)
-        if operation.if_version is not None and (reason := _mismatch(operation, found)):
-            return encode_result(False, found, found, reason)
-        if type(operation) is Put:
-            self._values[operation.key] = (operation.value, seq)
-            return encode_result(True, seq, found)
-        self._values.pop(operation.key, None)
-        return encode_result(True, 0, found)
+    def _perform(self, payloads: Sequence[bytes], seq: int) -> list[bytes]:
+        values = self._values
+        results: list[tuple[bool, int, int, str]] = []
+        for operation in decode_operations(payloads):
+            if operation is None:
+                results.append((False, 0, 0, _MALFORMED))
+                continue
+            key = operation.key
+            found = values.get(key, _ABSENT)[1]
+            if operation.if_version is not None and (reason := _mismatch(operation, found)):
+                results.append((False, found, found, reason))
+            elif type(operation) is Put:
+                values[key] = (operation.value, seq)
+                results.append((True, seq, found, ""))
+            else:
+                values.pop(key, None)
+                results.append((True, 0, found, ""))
+        return encode_results(results)
 
     def abort(self, tx: Tx) -> None:
         """Let go of the key that ``prepare`` reserved."""
@@ -145,8 +151,7 @@ class KeyValueManager:
     # --- inside ---
 
     def _version(self, key: str) -> int:
-        found = self._values.get(key)
-        return found[1] if found is not None else 0
+        return self._values.get(key, _ABSENT)[1]
 
     def _release(self, flight: str, index: int) -> None:
         key = self._reservations.pop((flight, index), None)

@@ -92,4 +92,20 @@ def unpack(item: bytes) -> Transaction:
     try:
         return _decoder.decode(item)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise RemoteProtocolError(f"an item of a flight is not a transaction: {error}") from error
+        raise _no_transaction(error) from error
+
+
+def unpack_many(items: Sequence[bytes]) -> list[Transaction]:
+    """The transaction in each of ``items``.
+
+    :raises RemoteProtocolError: the bytes of one are not a transaction.
+    """
+    decode = _decoder.decode
+    try:
+        return [decode(item) for item in items]
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _no_transaction(error) from error
+
+
+def _no_transaction(error: Exception) -> RemoteProtocolError:
+    return RemoteProtocolError(f"an item of a flight is not a transaction: {error}")
