@@ -25,6 +25,7 @@ from txvbcast.client.followers import Waiting
 from txvbcast.client.queries import Question
 from txvbcast.client.session import PATIENCE_S, Session
 from txvbcast.errors import Committed, NoQuorum, RemoteProtocolError, SubmissionError
+from txvbcast.turns import send
 from txvbcast.wire import client_messages as wire
 from txvbcast.wire.codec import CLIENTS, FrameDecoder, encode_frame
 from txvbcast.wire.kv import KvResult, decode_result, delete_payload, put_payload
@@ -90,9 +91,8 @@ class _Link(Protocol):
         self._client.on_lost(self._number, f"connection lost: {reason.getErrorMessage()}")
 
     def send(self, message: wire.ToNode) -> None:
-        """Write a message."""
-        tcp: Any = self.transport
-        tcp.write(encode_frame(message))
+        """Write a message, at once: what is submitted one by one has been gathered before."""
+        send(self.transport, encode_frame(message))
 
     def hang_up(self) -> None:
         """Close the connection, when what was written has left."""
