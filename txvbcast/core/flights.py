@@ -350,16 +350,16 @@ ParticipantMachine = _participant_machine()
 
 @attrs.define(eq=False)
 class HeldFlight:
-    """A proposal that this node holds: the machine and what it keeps."""
+    """A proposal that this node holds: the machine and what it keeps; on one of mode broadcast nobody votes."""
 
     core: ParticipantCore
-    machine: ParticipantInputs
+    machine: ParticipantInputs | None
 
     @classmethod
     def make(cls, commons: Commons, flight: Flight) -> HeldFlight:
         """A proposal that has just come in."""
         core = ParticipantCore(commons, flight)
-        return cls(core, ParticipantMachine(core))
+        return cls(core, ParticipantMachine(core) if flight.mode.voted else None)
 
     @property
     def id(self) -> FlightId:

@@ -23,7 +23,9 @@ class Following:
     """What a node does with the log of the master it follows.
 
     :ivar epoch: of the master heard last; its log may not be adopted yet. 0 for none.
+    :ivar master: the node whose epoch this is.
     :ivar ordered, committed, everywhere: what that master has said of its log.
+    :ivar risen: ``everywhere`` is higher than what was told last.
     :ivar said: the epoch and seq of the last STORED.
     :ivar ahead: its orders, by seq, that cannot be appended yet.
     """
@@ -32,18 +34,15 @@ class Following:
     journal: Journal
     proposals: Proposals
     epoch: int = 0
+    master: int = 0
     ordered: int = 0
     committed: int = 0
     everywhere: int = 0
+    risen: bool = False
     ahead: dict[int, Order] = attrs.field(factory=dict)
     transfer: Transfer | None = None
     tail_at_tick: int = -1
     said: tuple[int, int] = (0, 0)
-
-    @property
-    def master(self) -> int:
-        """The node whose epoch this is."""
-        return epochs.master_of(self.epoch)
 
     @property
     def adopted(self) -> bool:
@@ -58,8 +57,9 @@ class Following:
             self.commons.reach(Mark.ORDERS_FORGOTTEN_WITH_EPOCH)
         if self.transfer is not None:
             self.commons.reach(Mark.TRANSFER_DROPPED_FOR_NEW_MASTER)
-        self.epoch = epoch
+        self.epoch, self.master = epoch, epochs.master_of(epoch)
         self.ordered = self.committed = self.everywhere = 0
+        self.risen = False
         self.ahead.clear()
         self.transfer = None
         return True
@@ -146,7 +146,8 @@ class Following:
         """The master's watermarks."""
         self.ordered = max(self.ordered, ordered)
         self.committed = max(self.committed, committed)
-        self.everywhere = max(self.everywhere, everywhere)
+        if everywhere > self.everywhere:
+            self.everywhere, self.risen = everywhere, True
 
     def drain(self) -> None:
         """Append what can be appended, and believe what is committed of it."""
@@ -167,7 +168,8 @@ class Following:
             seq += 1
         if entries:
             self.journal.append(entries)
-        if self.journal.commit(self.committed) or self.everywhere:
+        if self.journal.commit(self.committed) or self.risen:
+            self.risen = False
             self.commons.signal(Advanced())
         if self.ahead and seq not in self.ahead and self.transfer is None:
             # A master orders over one link, so what lies before these orders was sent before that link, or before

@@ -110,7 +110,8 @@ class Office:
     def _held_everywhere(self) -> int:
         # A member leaves the count when its STANDING commits and enters it with its
         # STANDING(normal) in the log: so it counts while either table has it normal.
-        normal = self.journal.committed_table.normal | self.journal.table.normal
+        table, committed_table = self.journal.table, self.journal.committed_table
+        normal = table.normal if table is committed_table else table.normal | committed_table.normal
         lowest = min((self.stored.get(node_id, 0) for node_id in normal), default=0)
         return min(lowest, self.journal.committed)
 

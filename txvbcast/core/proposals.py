@@ -38,7 +38,7 @@ class Proposals:
             return False
         held = self.held.get(flight.id)
         if held is None:
-            if sum(fid.origin == flight.id.origin for fid in self.held) >= FLIGHTS_MAX:
+            if len(self.held) >= FLIGHTS_MAX and self._held_of(flight.id.origin) >= FLIGHTS_MAX:
                 return False
             held = self.held[flight.id] = HeldFlight.make(self.commons, flight)
             self._forget_older(flight)
@@ -46,15 +46,19 @@ class Proposals:
             self._ask(held)
         return True
 
+    def _held_of(self, origin: int) -> int:
+        return sum(fid.origin == origin for fid in self.held)
+
     def _ask(self, held: HeldFlight) -> None:
         # What the coordinator's clients have heard of is applied here first: it may hold
         # what this flight needs.
-        flight = held.core.flight
+        if held.machine is None:
+            return
         if held.core.phase == "preparing":
             self.commons.reach(Mark.ASKED_WHILE_PREPARING)
-        if flight.mode.voted and self.journal.applied >= flight.seen:
+        if self.journal.applied >= held.core.flight.seen:
             held.machine.asked()
-        elif flight.mode.voted:
+        else:
             self.commons.reach(Mark.VOTE_WAITS_FOR_LOG)
 
     def _is_past(self, flight: Flight) -> bool:
@@ -79,11 +83,10 @@ class Proposals:
             if fid.origin == origin and (fid.incarnation, fid.number) < oldest and held.core.phase == "held":
                 self.commons.reach(Mark.SETTLED_PROPOSAL_FORGOTTEN)
                 self._drop(fid)
-        kept = {fid for fid in self.withdrawn.get(origin, ()) if (fid.incarnation, fid.number) >= oldest}
+        given_up = self.withdrawn.pop(origin, None)
+        kept = {fid for fid in given_up or () if (fid.incarnation, fid.number) >= oldest}
         if kept:
             self.withdrawn[origin] = kept
-        else:
-            self.withdrawn.pop(origin, None)
 
     def _drop(self, fid: FlightId) -> None:
         self.held.pop(fid, None)
@@ -98,7 +101,7 @@ class Proposals:
     def on_prepared(self, fid: FlightId, refused: tuple[Refusal, ...]) -> None:
         """The resource managers have answered; too late if the flight is over."""
         held = self.held.get(fid)
-        if held is not None and held.core.phase == "preparing":
+        if held is not None and held.machine is not None and held.core.phase == "preparing":
             held.machine.prepared(refused)
 
     def on_decide(self, decide: Decide) -> None:
@@ -126,7 +129,8 @@ class Proposals:
         """The log has decided about a flight and it is performed (or was dead)."""
         held = self.held.get(fid)
         if held is not None:
-            held.machine.applied()
+            if held.machine is not None:
+                held.machine.applied()
             self._drop(fid)
 
     def on_standing(self, origin: int, seq: int) -> None:
@@ -139,7 +143,8 @@ class Proposals:
     def _release(self, fid: FlightId, reason: str) -> None:
         held = self.held.get(fid)
         if held is not None:
-            held.machine.released(reason)
+            if held.machine is not None:
+                held.machine.released(reason)
             self._drop(fid)
 
     def ready(self, fid: FlightId) -> tuple[Flight, tuple[int, ...] | None] | None:

@@ -219,12 +219,12 @@ class Replica:
     @property
     def office(self) -> Office | None:
         """The office, while this node is master."""
-        return self.mastership.office
+        return self.mastership.core.office
 
     @property
     def master(self) -> int:
         """The node id of the master whose log this node has adopted; 0 when none is known."""
-        if self.office is not None:
+        if self.mastership.core.office is not None:
             return self.commons.me if self.mastership.core.role in ("starting", "master") else 0
         if not self.following.adopted or not self.succession.hears_master():
             return 0
@@ -367,8 +367,8 @@ class Replica:
 
     def _update_master(self) -> None:
         """Tell the desks when another node orders, or nobody does."""
-        master = self.master
-        if master == self.commons.me and self.office is not None and self.office.paused:
+        master, office = self.master, self.office
+        if office is not None and office.paused and master == self.commons.me:
             master = 0
         # The same node in its next office is another master: what it was told in the last one is forgotten.
         term = (master, self.journal.log_epoch if master else 0)
