@@ -29,8 +29,11 @@ from txvbcast.wire.messages import Entry
 
 log = Logger()
 
-#: After about this many pages in the write-ahead log they are copied into the database.
-CHECKPOINT_PAGES = 1000
+#: After about this many pages in the write-ahead log they are copied into the database. Nothing is written meanwhile,
+#: and with a member away the others wait for that: few pages make many short stops of what would be a long one.
+CHECKPOINT_PAGES = 128
+#: So many nodes of a cluster, which write the same, do that at different times.
+_CHECKPOINT_PHASES = 4
 #: What a transaction takes besides the bodies of its entries: the pages of the tables that it touches.
 _TRANSACTION_PAGES = 3
 #: The same of the table of records; about ten records fill a page.
@@ -79,7 +82,8 @@ class SqliteStore(StoreFront):
             undo.callback(connection.close)
             reading, path = database.open_for_reading(data_dir)
             undo.pop_all()
-        store = cls(reactor, turn or Turn(reactor), state, on_failure, lock, connection, reading, path)
+        pages = CHECKPOINT_PAGES * (node_id % _CHECKPOINT_PHASES) // _CHECKPOINT_PHASES
+        store = cls(reactor, turn or Turn(reactor), state, on_failure, lock, connection, reading, path, pages)
         return store, attrs.evolve(state, absences=store._recall())
 
     def __init__(
@@ -92,6 +96,7 @@ class SqliteStore(StoreFront):
         writing: sqlite3.Connection,
         reading: sqlite3.Connection,
         path: Path,
+        pages: int,
     ) -> None:
         super().__init__(turn, state, on_failure)
         self._lock = lock
@@ -101,6 +106,7 @@ class SqliteStore(StoreFront):
             path,
             writing,
             reading,
+            pages,
             answer=partial(reactor.callFromThread, self._answer),
             fail=partial(reactor.callFromThread, self._fail),
             forget=partial(reactor.callFromThread, self._forget),
@@ -151,6 +157,7 @@ class _Writer:
 
     :ivar batches: in order; None is the last.  Bounded by the front's OPERATIONS_MAX.
     :ivar transactions: how many were committed.
+    :param pages: counts as written already.
     """
 
     def __init__(
@@ -158,6 +165,7 @@ class _Writer:
         path: Path,
         writing: sqlite3.Connection,
         reading: sqlite3.Connection,
+        pages: int,
         answer: Callable[[list[Answer]], object],
         fail: Callable[[Exception], object],
         forget: Callable[[str], object],
@@ -175,7 +183,7 @@ class _Writer:
         self._stopping = False
         self._broken = False
         self._postponed: dict[str, int] = {}
-        self._pages = 0
+        self._pages = pages
 
     def run(self) -> None:
         """Write what comes, until None comes."""

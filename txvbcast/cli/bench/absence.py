@@ -24,7 +24,7 @@ from txvbcast.cli.session import printable
 from txvbcast.cli.tables import console, table
 
 #: The load goes on for so long before the absence, and after the return.
-BEFORE_S = 3.0
+BEFORE_S = 5.0
 AFTER_S = 5.0
 #: The longest that the cluster may take to give its word on an announcement.
 CONFIRM_S = 5.0
