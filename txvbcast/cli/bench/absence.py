@@ -22,6 +22,7 @@ from txvbcast.cli.failures import Exit, Failed
 from txvbcast.cli.local import LOOK_S, LocalCluster, LocalNode
 from txvbcast.cli.session import printable
 from txvbcast.cli.tables import console, table
+from txvbcast.control.client_desk import OUTSTANDING_MAX
 
 #: The load goes on for so long before the absence, and after the return.
 BEFORE_S = 5.0
@@ -177,7 +178,7 @@ class Cost:
 )
 @click.option(
     "--outstanding",
-    type=click.IntRange(1, 8192),
+    type=click.IntRange(1, OUTSTANDING_MAX),
     metavar="N",
     default=64,
     show_default=True,

@@ -28,6 +28,7 @@ from txvbcast.cli.bench.options import (
 from txvbcast.cli.bench.report import number
 from txvbcast.cli.failures import Exit, Failed
 from txvbcast.cli.tables import console, table
+from txvbcast.control.client_desk import OUTSTANDING_MAX
 
 #: Of a plain copy, at least and at most, to each of its files.
 COPY_BYTES_MIN = 16 << 20
@@ -73,7 +74,7 @@ class Compared:
 @click.command(short_help="Measure large values against a plain copy to files.")
 @click.option(
     "--outstanding",
-    type=Several(click.IntRange(1, 8192)),
+    type=Several(click.IntRange(1, OUTSTANDING_MAX)),
     metavar="N[,N...]",
     default="1,64",
     show_default=True,

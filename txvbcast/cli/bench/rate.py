@@ -33,9 +33,8 @@ from txvbcast.cli.bench.report import conditions_lines, detail_table, rates_tabl
 from txvbcast.cli.failures import Exit
 from txvbcast.cli.submit import MODES
 from txvbcast.cli.tables import console
+from txvbcast.control.client_desk import OUTSTANDING_MAX
 
-#: Below the default of limits.pending: more would be refused at the door.
-OUTSTANDING_MAX = 8192
 #: What a process of the load, or a node, has open besides the connections between them.
 OTHER_FILES = 128
 OUR_WAYS = ("client", "HTTP")
