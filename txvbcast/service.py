@@ -52,9 +52,8 @@ class MonotonicClock:
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
 
-    def seconds(self) -> float:
-        """CLOCK_MONOTONIC."""
-        return time.monotonic()
+    #: CLOCK_MONOTONIC.
+    seconds = staticmethod(time.monotonic)
 
     def callLater(self, delay: float, function: Callable[..., Any], *args: Any) -> IDelayedCall:
         """Call ``function`` after ``delay`` seconds."""

@@ -203,7 +203,8 @@ class Replica:
         self._settle()
         if self._started:
             self._update_master()
-            self._settle()
+            if self.commons.signals or self.commons.loopback:
+                self._settle()
         effects, self.commons.out = self.commons.out, []
         return effects
 

@@ -101,12 +101,9 @@ class FrameDecoder(Generic[M]):
         return self._messages()
 
     def _messages(self) -> Iterator[M]:
-        while (message := self._next()) is not None:
-            yield message
-
-    def _next(self) -> M | None:
         try:
-            return self._read_frame()
+            while (message := self._read_frame()) is not None:
+                yield message
         except RemoteProtocolError as error:
             self._failure = str(error)
             self._buffer.clear()
@@ -126,7 +123,8 @@ class FrameDecoder(Generic[M]):
         if len(buffer) < body_start:
             return None
         _, version, number, flags = _CHECKED.unpack_from(buffer, start)
-        self._check_header(version, number, flags)
+        if version != VERSION or flags != 0 or number not in self._family.classes:
+            self._refuse_header(version, number, flags)
         end = body_start + length
         if len(buffer) < end:
             return None
@@ -137,12 +135,11 @@ class FrameDecoder(Generic[M]):
         self._start = end
         return bodies.decode_message(self._family, number, body)
 
-    def _check_header(self, version: int, number: int, flags: int) -> None:
+    def _refuse_header(self, version: int, number: int, flags: int) -> None:
         if version != VERSION:
             raise RemoteProtocolError(f"a frame has wire version {version}, this program reads version {VERSION}")
         bodies.check_number(number, self._family)
-        if flags != 0:
-            raise RemoteProtocolError(f"a frame of type {number} has flags {flags:#06x} where none are known")
+        raise RemoteProtocolError(f"a frame of type {number} has flags {flags:#06x} where none are known")
 
 
 def encode_entry(entry: Entry) -> bytes:

@@ -67,7 +67,8 @@ class InRange:
     high: int
 
     def __call__(self, instance: object, attribute: attrs.Attribute[int], value: int) -> None:
-        self.check(attribute.name, value)
+        if not self.low <= value <= self.high:  # said here too, since it is asked for every number of every message
+            self.check(attribute.name, value)
 
     def check(self, name: str, value: int) -> None:
         """Refuse ``value`` unless it is in the range."""
