@@ -254,6 +254,8 @@ def _performed(
 def _end_of_run(names: Sequence[str | None], begin: int) -> int:
     """Where the names cease to be the one at ``begin``."""
     name = names[begin]
+    if begin == 0 and names.count(name) == len(names):
+        return len(names)  # as it mostly is
     end = begin + 1
     while end < len(names) and names[end] == name:
         end += 1

@@ -30,7 +30,7 @@ from txvbcast.interfaces import (
     Tx,
 )
 from txvbcast.wire import kv
-from txvbcast.wire.kv import Operation, Put, decode_operation, decode_operations, encode_results
+from txvbcast.wire.kv import Operation, Put, decode_operation, decode_operations, encode_result
 
 _MALFORMED = "the payload is not an operation of the key-value store"
 _ABSENT = (b"", 0)
@@ -114,22 +114,25 @@ class KeyValueManager:
 
     def _perform(self, payloads: Sequence[bytes], seq: int) -> list[bytes]:
         values = self._values
-        results: list[tuple[bool, int, int, str]] = []
+        results: list[bytes] = []
+        alike: dict[int, bytes] = {}  # results of puts, by the version found: most are the same, and share one object
         for operation in decode_operations(payloads):
             if operation is None:
-                results.append((False, 0, 0, _MALFORMED))
+                results.append(encode_result(False, 0, 0, _MALFORMED))
                 continue
             key = operation.key
             found = values.get(key, _ABSENT)[1]
             if operation.if_version is not None and (reason := _mismatch(operation, found)):
-                results.append((False, found, found, reason))
+                results.append(encode_result(False, found, found, reason))
             elif type(operation) is Put:
                 values[key] = (operation.value, seq)
-                results.append((True, seq, found, ""))
+                if found not in alike:
+                    alike[found] = encode_result(True, seq, found)
+                results.append(alike[found])
             else:
                 values.pop(key, None)
-                results.append((True, 0, found, ""))
-        return encode_results(results)
+                results.append(encode_result(True, 0, found))
+        return results
 
     def abort(self, tx: Tx) -> None:
         """Let go of the key that ``prepare`` reserved."""

@@ -5,7 +5,7 @@ Clients write these payloads and read these results; :mod:`txvbcast.managers.kv`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Union
 
 import attrs
@@ -106,10 +106,9 @@ def decode_operations(payloads: Sequence[bytes]) -> Sequence[Operation | None]:
         return [decode_operation(payload) for payload in payloads]
 
 
-def encode_results(results: Iterable[tuple[bool, int, int, str]]) -> list[bytes]:
-    """The bytes of a :class:`KvResult` for the fields of each."""
-    encode = _encoder.encode
-    return [encode(result) for result in results]
+def encode_result(ok: bool, version: int, found_version: int, reason: str = "") -> bytes:
+    """The bytes of a :class:`KvResult`."""
+    return _encoder.encode((ok, version, found_version, reason))
 
 
 def decode_result(result: bytes) -> KvResult:
