@@ -829,8 +829,12 @@ class OurNodesTests(unittest.TestCase):
 
     async def test_absences(self) -> None:
         """Announced, no operation fails; unannounced, there is a gap as long as it takes to notice."""
-        for name, value in (("BEFORE_S", 0.5), ("AFTER_S", 1.0), ("WARM_UP_S", 0.2)):
-            self.patch(absence, name, value)
+        for module, name, value in (
+            (absence, "BEFORE_S", 0.5),
+            (absence, "AFTER_S", 1.0),
+            (measuring, "WARM_UP_S", 0.2),
+        ):
+            self.patch(module, name, value)
         nodes = await self.nodes()
         for how, who, rate_per_s in (("announced", "master", None), ("unannounced", "master", 100.0)):
             plan = Plan(how, who, 1.5, 128, 16, rate_per_s)

@@ -13,9 +13,10 @@ import attrs
 import click
 
 from txvbcast.cli import machine
+from txvbcast.cli.bench import measuring
 from txvbcast.cli.bench.clusters import Nodes, local_nodes
 from txvbcast.cli.bench.load import LoadResult, LoadSpec, Window
-from txvbcast.cli.bench.measuring import WARM_UP_S, Load, sleep_until
+from txvbcast.cli.bench.measuring import Load, sleep_until
 from txvbcast.cli.bench.options import Several, failing_in_json, json_option, progress, wants_json
 from txvbcast.cli.bench.report import number
 from txvbcast.cli.failures import Exit, Failed
@@ -241,7 +242,7 @@ def measure_absence(nodes: Nodes, plan: Plan) -> Cost:
         is_traced=True,
     )
     with Load(spec) as load:
-        window = load.begin(BEFORE_S + plan.freeze_s + AFTER_S, WARM_UP_S)
+        window = load.begin(BEFORE_S + plan.freeze_s + AFTER_S, measuring.WARM_UP_S)
         sleep_until(window.begin_s + BEFORE_S)
         moments = _go_through(cluster, plan)
         result = load.result()

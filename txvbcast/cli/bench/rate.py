@@ -14,9 +14,9 @@ import click
 
 from txvbcast.cli import machine
 from txvbcast.cli.api import DEFAULT_PORT, Api
-from txvbcast.cli.bench import peers
+from txvbcast.cli.bench import measuring, peers
 from txvbcast.cli.bench.clusters import VIAS, Nodes, Peer, System, local_nodes
-from txvbcast.cli.bench.measuring import OURS, WARM_UP_S, Measured, Point
+from txvbcast.cli.bench.measuring import OURS, Measured, Point
 from txvbcast.cli.bench.options import (
     Several,
     clients_option,
@@ -150,7 +150,7 @@ def rate(
         "peers": {},
         "clients": clients,
         "seconds": seconds,
-        "warm_up_s": WARM_UP_S,
+        "warm_up_s": measuring.WARM_UP_S,
     }
     with failing_in_json(as_json):
         for count in node_counts:

@@ -11,12 +11,12 @@ import attrs
 import click
 
 from txvbcast.cli import machine
-from txvbcast.cli.bench import peers
+from txvbcast.cli.bench import measuring, peers
 from txvbcast.cli.bench.absence import Cost, Plan, measure_absence, show_costs
 from txvbcast.cli.bench.clusters import Peer, System, local_nodes
 from txvbcast.cli.bench.copying import Compared, compare
 from txvbcast.cli.bench.floods import Floods, measure_floods, show_floods
-from txvbcast.cli.bench.measuring import OURS, WARM_UP_S, Measured, Point
+from txvbcast.cli.bench.measuring import OURS, Measured, Point
 from txvbcast.cli.bench.options import Several, failing_in_json, json_option, progress, seconds_option, wants_json
 from txvbcast.cli.bench.report import conditions_lines, detail_table, number, remarks
 from txvbcast.cli.failures import Exit
@@ -120,7 +120,7 @@ def targets(context: click.Context, groups: tuple[str, ...], rounds: int, second
         "node_urls": [],
         "peers": {},
         "seconds": seconds,
-        "warm_up_s": WARM_UP_S,
+        "warm_up_s": measuring.WARM_UP_S,
         "rounds": rounds,
     }
     found = Found()
