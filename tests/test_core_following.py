@@ -10,7 +10,7 @@ from txvbcast.config import Address, MemberConfig, ProtocolConfig
 from txvbcast.core import epochs
 from txvbcast.core.catchup import WINDOW_ENTRIES, Server
 from txvbcast.core.commons import TICK, TURN
-from txvbcast.core.effects import Effect, Persist, Prepare, ReadLog, Send
+from txvbcast.core.effects import DropDatagrams, Effect, Persist, Prepare, ReadLog, Send
 from txvbcast.core.inputs import Persisted, Received, Restored, StoredState, Submitted, TimerFired
 from txvbcast.core.replica import Replica
 from txvbcast.wire.messages import (
@@ -83,6 +83,15 @@ class FollowerTests(unittest.SynchronousTestCase):
         self.assertEqual(journal.tail, 0)
         self.receive(1, Propose(self.flight(1)))
         self.assertEqual(journal.tail, 2)
+
+    def test_stopped(self) -> None:
+        """What lay in its sockets while it was stopped is read when it has taken note of that."""
+        self.assertFalse(any(isinstance(effect, DropDatagrams) for effect in self.receive(1, Start(FIRST, 0, (), 0))))
+        self.now_s = 5.0
+        stopped, *_ = self.receive(1, Propose(self.flight(1)))
+        self.assertEqual(stopped, DropDatagrams())
+        self.assertFalse(any(isinstance(effect, DropDatagrams) for effect in self.receive(1, self.order(1, 1))))
+        self.assertEqual(self.replica.journal.tail, 1)
 
     def test_fetches_what_no_order_brings(self) -> None:
         """Orders from beyond the end of the log show at once that those before them will not come."""

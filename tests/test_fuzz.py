@@ -171,7 +171,9 @@ class PlantedTests(FuzzCase):
             outcome = runner.fuzz(defect.target, PLANTED_SECONDS, seed, PLANTED_RUNS, name, found=self.folder)
             if outcome.found is not None:
                 break
-        self.assertIsNotNone(outcome.found, f"not found in {outcome.progress}: {outcome.said}")
+        found = outcome.found
+        assert found is not None, f"not found in {outcome.progress}: {outcome.said}"
+        self.assertTrue(found.name.startswith(f"{defect.target}-crash-"), found)  # and not for want of memory or time
         if defect.hidden:
             self.assertGreater(outcome.progress.runs, len(list((CORPUS / defect.target).iterdir())))
 
@@ -246,6 +248,6 @@ class AbsenceTests(unittest.TestCase):
     def test_an_endless_child_is_ended(self) -> None:
         """Were the fuzzer never to end, its time would."""
         command = [sys.executable, "-c", "import time; print('well', flush=True); time.sleep(1000)"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0) as child:
             outcome = runner.followed(child, 1.0, lambda progress: None)
         self.assertEqual((outcome.status, outcome.said), (-9, "well\n"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,6 +35,9 @@ MARGIN_S: Final = 120
 
 #: The child may not hold more memory; it needs about 80 MB.
 RSS_MB_MAX: Final = 512
+
+#: Stands between this process and the child: whoever is started by a large process counts as having been as large.
+_IN_BETWEEN: Final = ("sh", "-c", '"$@"; exit $?', "sh")
 
 _STATUS: Final = re.compile(
     r"#(?P<runs>[0-9]+)\s+(?P<what>\w+)\s+cov: (?P<coverage>[0-9]+) .*corp: (?P<corpus>[0-9]+)/"
@@ -111,19 +116,25 @@ def fuzz(
             str(grown or folder),
             str(CORPUS / target),
         )
-        command = [sys.executable, "-m", "tests.fuzz.child", target, defect, *options]
+        command = [*_IN_BETWEEN, sys.executable, "-m", "tests.fuzz.child", target, defect, *options]
         with subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            process_group=0,
         ) as child:
             return followed(child, seconds + MARGIN_S, told)
 
 
 def followed(child: subprocess.Popen[str], timeout_s: float, told: Callable[[Progress], None]) -> Outcome:
-    """Read what the child prints until it ends, or its time does."""
+    """Read what the child, a process group of its own, prints until it ends, or its time does."""
     assert child.stdout is not None
     progress, found = Progress(0, 0, 0), None
     said: deque[str] = deque(maxlen=SAID_LINES_MAX)
-    watchdog = threading.Timer(timeout_s, child.kill)
+    watchdog = threading.Timer(timeout_s, os.killpg, (child.pid, signal.SIGKILL))
     watchdog.start()
     try:
         for line in child.stdout:

@@ -1,11 +1,13 @@
 """Who was heard when, per-member patience, and a node's own lateness.
 
-Time comes only from ticks.  A node whose tick comes late was stopped itself, or starved:
-it then starts to listen anew before it accuses anybody, and while its ticks are often
-late it is more patient with others.  No safety rests on anything here.
+A node whose tick comes late was stopped itself, or starved: it then starts to listen anew before
+it accuses anybody, and while its ticks are often late it is more patient with others.  No safety
+rests on anything here.
 """
 
 from __future__ import annotations
+
+from math import inf
 
 import attrs
 
@@ -25,12 +27,14 @@ class Liveness:
 
     :ivar heard_s: per peer, when it was last heard.
     :ivar stretch_s: what own poor scheduling adds to every timeout for others.
+    :ivar stopped_after_s: without a tick until then this node was stopped.
     """
 
     heartbeat: HeartbeatConfig
     heard_s: dict[int, float] = attrs.field(factory=dict)
     stretch_s: float = 0.0
-    _expected_s: float | None = None
+    stopped_after_s: float = inf
+    _expected_s: float = inf
 
     @property
     def tick_s(self) -> float:
@@ -43,9 +47,10 @@ class Liveness:
 
     def on_tick(self, now_s: float) -> float:
         """Take note of a tick; how late it came, in seconds, if that means "stopped", else 0."""
-        late_s = 0.0 if self._expected_s is None else max(0.0, now_s - self._expected_s)
+        late_s, was_stopped = max(0.0, now_s - self._expected_s), now_s > self.stopped_after_s
         self._expected_s = now_s + self.tick_s
-        if late_s > STOPPED_AFTER_HEARTBEATS * self.heartbeat.interval_s:
+        self.stopped_after_s = self._expected_s + STOPPED_AFTER_HEARTBEATS * self.heartbeat.interval_s
+        if was_stopped:
             self.begin(now_s, tuple(self.heard_s))
             return late_s
         self.stretch_s = max(late_s, self.stretch_s * LATENESS_DECAY)

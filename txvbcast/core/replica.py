@@ -199,6 +199,9 @@ class Replica:
         :returns: what is to be done about it, in order.
         """
         self.commons.now_s = now_s
+        if now_s > self.liveness.stopped_after_s:  # what comes now may have lain here all the time
+            self._on_woke(self.liveness.on_tick(now_s), "its ticks came late")
+            self._settle()
         self._on_input[type(event)](event)
         self._settle()
         if self._started:
@@ -309,9 +312,7 @@ class Replica:
 
     def _on_tick(self) -> None:
         self.commons.out.append(SetTimer(TICK, self.liveness.tick_s))
-        late_s = self.liveness.on_tick(self.commons.now_s)
-        if late_s:
-            self._on_woke(late_s, "its ticks came late")
+        self.liveness.on_tick(self.commons.now_s)
         self._ticks += 1
         if self.office is not None:
             self.office.tell_everybody()
