@@ -12,7 +12,7 @@ from txvbcast.core.inputs import Submitted
 from txvbcast.core.submissions import Submissions
 from txvbcast.wire.messages import Mode
 
-WAIT_S = 0.02
+WAIT_S = 0.012
 TIMEOUT_S = 5.0
 #: The cluster of these tests: it orders whatever is under way after so long, ten times in ``limits.wait``.
 ROUND_S = WAIT_S / 10
@@ -89,7 +89,7 @@ class FloodTests(Desk):
         self.submit(UNHURRIED_PENDING)
         self.commons.now_s += WAIT_S
         reason = self.submit(1)
-        self.assertRegex(reason, r"more than 20 ms \(limits\.wait\); send fewer at a time")
+        self.assertRegex(reason, r"more than 12 ms \(limits\.wait\); send fewer at a time")
 
 
 class PatienceTests(Desk):

@@ -100,6 +100,8 @@ class WindowTests(unittest.SynchronousTestCase):
         for seq, asked in enumerate(entries, 1):
             requests = requests_of(asked)
             results = [b"%d.%d" % (seq, place) for place in range(len(requests))]
+            known = window.repeats(requests)
+            self.assertEqual(known, {place for place, each in enumerate(requests) if each and plain.knows(each)})
             repeats = window.take(requests)
             window.keep(seq, results)
             self.assertEqual(repeats, plain.perform(requests, seq, results))
@@ -107,7 +109,7 @@ class WindowTests(unittest.SynchronousTestCase):
                 for number in range(NUMBER_MAX + 6):
                     request = Request(session, number)
                     self.assertEqual(window.answer(request), plain.answer(request), (seq, request))
-                    self.assertEqual(window.knows(request), plain.knows(request), (seq, request))
+                    self.assertEqual(bool(window.repeats([request])), plain.knows(request), (seq, request))
 
     def test_heard_before_it_is_asked(self) -> None:
         """What a client says it has heard the outcome of is performed once and forgotten."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import attrs
@@ -81,13 +81,12 @@ class Applications:
         """Ask for votes; ``done`` hears the refusals once every manager has answered."""
         ballot = self._ballots[flight.id] = Ballot(done, open=len(flight.items))
         together: dict[str, list[tuple[int, Transaction]]] = {}
-        for index, item in enumerate(flight.items):
-            try:
-                transaction = unpack(item)
-            except RemoteProtocolError as error:
-                self._on_answer(Refused(str(error)), ballot, index, None)
-                continue
-            if transaction.request is not None and self._window.knows(transaction.request):
+        transactions, malformed = _unpack_all(flight.items)
+        repeats = self._window.repeats(_requests_of(transactions))
+        for index, transaction in enumerate(transactions):
+            if transaction is None:
+                self._on_answer(Refused(str(malformed[index])), ballot, index, None)
+            elif index in repeats:
                 self._on_answer(True, ballot, index, None)  # a repeat is answered, not performed
             elif transaction.rm in self._batchwise:
                 together.setdefault(transaction.rm, []).append((index, transaction))
@@ -175,8 +174,10 @@ class Applications:
         if dead:
             self._settle(flight.id, frozenset())
             return Performed()
-        transactions = _unpack_all(flight.items)
-        requests = [transaction.request if transaction is not None else None for transaction in transactions]
+        transactions, malformed = _unpack_all(flight.items)
+        for error in malformed.values():
+            log.warn("an item of the log changes nothing: {error}", error=error)
+        requests = _requests_of(transactions)
         repeats = self._window.take(requests)
         places = flight.indices if flight.indices is not None else range(len(flight.items))
         if flight.id in self._ballots:
@@ -277,17 +278,25 @@ def _tx(flight: Flight, index: int, transaction: Transaction) -> Tx:
     )
 
 
-def _unpack_all(items: Sequence[bytes]) -> Sequence[Transaction | None]:
-    """The transactions in the items of a flight; None for what is no transaction."""
+def _unpack_all(items: Sequence[bytes]) -> tuple[Sequence[Transaction | None], Mapping[int, RemoteProtocolError]]:
+    """The transactions in the items of a flight, None for what is none; and why it is none, by place."""
     try:
-        return unpack_many(items)
+        return unpack_many(items), {}
     except RemoteProtocolError:
-        return [_unpack_or_none(item) for item in items]
+        return _unpack_each(items)
 
 
-def _unpack_or_none(item: bytes) -> Transaction | None:
-    try:
-        return unpack(item)
-    except RemoteProtocolError as error:
-        log.warn("an item of the log changes nothing: {error}", error=error)
-        return None
+def _unpack_each(items: Sequence[bytes]) -> tuple[Sequence[Transaction | None], Mapping[int, RemoteProtocolError]]:
+    transactions: list[Transaction | None] = []
+    malformed: dict[int, RemoteProtocolError] = {}
+    for place, item in enumerate(items):
+        try:
+            transactions.append(unpack(item))
+        except RemoteProtocolError as error:
+            transactions.append(None)
+            malformed[place] = error
+    return transactions, malformed
+
+
+def _requests_of(transactions: Sequence[Transaction | None]) -> list[Request | None]:
+    return [transaction.request if transaction is not None else None for transaction in transactions]

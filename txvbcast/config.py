@@ -107,7 +107,7 @@ class LimitsConfig:
 
     pending: int = 10_000
     pending_bytes: int = 64 << 20
-    wait_s: float = 0.02
+    wait_s: float = 0.012
     payload: int = 1 << 20
     flight_bytes: int = 1 << 20
     flights: int = 8

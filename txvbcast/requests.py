@@ -130,10 +130,15 @@ class RequestWindow:
         self._kept = 0
         self._taken: list[Stretch] = []
 
-    def knows(self, request: Request) -> bool:
-        """Whether the log has answered ``request``, though the answer may be forgotten."""
-        session = self._sessions.get(request.session)
-        return session is not None and session.knows(request.number)
+    def repeats(self, requests: Sequence[Request | None]) -> frozenset[int]:
+        """The places of those that the log has answered, though the answers may be forgotten."""
+        places: list[int] = []
+        for request, stretch in _stretches(requests):
+            session = self._sessions.get(request.session)
+            if session is not None and not session.knows_none_of(stretch):
+                numbers = range(stretch.first, stretch.end)
+                places += [place for place, number in enumerate(numbers, stretch.index) if session.knows(number)]
+        return frozenset(places)
 
     def answer(self, request: Request) -> Committed | None:
         """What ``request`` led to; None if that is not known here, or not any more."""

@@ -210,7 +210,7 @@ insecure: true
 #limits:
 #  pending: 10000
 #  pending_bytes: 64MiB
-#  wait: 20ms
+#  wait: 12ms
 #  payload: 1MiB
 #  flight_bytes: 1MiB
 #  flights: 8
