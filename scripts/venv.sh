@@ -6,15 +6,21 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) || return 1
 python="$root/.venv/bin/python"
 stamp="$root/.venv/installed"
 
+# The distribution's own interpreter comes first: it is what hosts run, and it is built with optimizations that one
+# compiled from source mostly lacks (docs/performance.md).
 find_python() {
-    local candidate
-    for candidate in ${PYTHON:+"$PYTHON"} python3 python3.13 python3.12 python3.11; do
-        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    local candidate candidates=(/usr/bin/python3 python3 python3.13 python3.12 python3.11)
+    if [ -n "${PYTHON:-}" ]; then
+        candidates=("$PYTHON")
+    fi
+    for candidate in "${candidates[@]}"; do
+        if "$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             printf '%s\n' "$candidate"
             return 0
         fi
     done
-    echo "Python 3.11 or newer is needed and was not found: install it, or name it with PYTHON=/path/to/python." >&2
+    echo "Python 3.11 or newer with its module venv is needed, and none of these is it: ${candidates[*]}." \
+        "Install it (Debian and Ubuntu: python3 and python3-venv), or name it with PYTHON=/path/to/python." >&2
     return 1
 }
 
@@ -33,10 +39,7 @@ make_venv() {
     local base
     base=$(find_python) || return 1
     echo "Making $root/.venv with $("$base" --version) ..." >&2
-    if ! "$base" -m venv --clear "$root/.venv"; then
-        echo "$base -m venv failed; Debian and Ubuntu have it in the package python3-venv." >&2
-        return 1
-    fi
+    "$base" -m venv --clear "$root/.venv"
 }
 
 install() {
