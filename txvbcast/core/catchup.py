@@ -17,7 +17,7 @@ from txvbcast.wire.messages import Entries, Entry, Fetch, FetchRefused
 #: Payload bytes of one Entries message.
 WINDOW_BYTES = 1 << 18
 #: Entries of one, because each costs its server a moment, in which nothing is written.
-WINDOW_ENTRIES = 256
+WINDOW_ENTRIES = 64
 
 
 @attrs.define(eq=False)
