@@ -38,9 +38,10 @@ class Tracer:
     def attach(self, lab: Lab, node: LabNode, calls: str, injection: str) -> None:
         """Let ``injection`` happen at ``calls`` of every thread; returns when all are traced."""
         command = ["strace", "-f", "-qq", "-o", os.devnull, f"-etrace={calls}", f"-einject={calls}:{injection}"]
-        self._process = subprocess.Popen([*command, "-p", str(node.pid)], stderr=subprocess.DEVNULL)
-        # A node that is killed by what is injected may be gone before it is seen to be traced.
-        lab.wait(f"node {node.node_id} is traced", lambda: not node.runs or _is_traced(node.pid))
+        pid = node.pid
+        self._process = subprocess.Popen([*command, "-p", str(pid)], stderr=subprocess.DEVNULL)
+        # A node that is killed by what is injected may be gone before it is seen to be traced, at any moment of this.
+        lab.wait(f"node {node.node_id} is traced", lambda: not node.runs or _is_traced(pid))
 
     def detach(self) -> None:
         """Let the node go."""
