@@ -6,8 +6,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd) || return 1
 python="$root/.venv/bin/python"
 stamp="$root/.venv/installed"
 
-# The distribution's own interpreter comes first: it is what hosts run, and it is built with optimizations that one
-# compiled from source mostly lacks (docs/performance.md).
+# The distribution's own interpreter comes first: it is what hosts run, and it can be a good deal faster than one that
+# was compiled with the defaults (docs/performance.md).
 find_python() {
     local candidate candidates=(/usr/bin/python3 python3 python3.13 python3.12 python3.11)
     if [ -n "${PYTHON:-}" ]; then

@@ -33,7 +33,10 @@ from txvbcast.cli.main import COMMANDS, root
 from txvbcast.config import CHANGE_KINDS, Config
 from txvbcast.configfile import load, parse
 from txvbcast.control.problems import KINDS
+from txvbcast.core.catchup import WINDOW_BYTES, WINDOW_ENTRIES
 from txvbcast.core.estimator import FIXED_S
+from txvbcast.core.following import AHEAD_MAX
+from txvbcast.core.journal import RUNS_MAX
 from txvbcast.errors import ConfigError
 from txvbcast.virt import BUILT_IN
 
@@ -164,6 +167,20 @@ class MissionTests(unittest.TestCase):
         self.assertEqual(tuple(re.findall("`([^`]+)`", row[2])), CHANGE_KINDS)
         protocol = " ".join((DOCS / "protocol.md").read_text().split())
         self.assertIn(", ".join(f"{kind} {FIXED_S[kind]:g}" for kind in CHANGE_KINDS), protocol)
+
+
+class ProtocolTests(unittest.SynchronousTestCase):
+    """The bounds that no key of the configuration changes."""
+
+    def test_bounds(self) -> None:
+        """Each is the one that the core keeps."""
+        page = (DOCS / "protocol.md").read_text()
+        window = f"{WINDOW_ENTRIES} entries"
+        table = dict(rows(page, "## 10. Defaults"))
+        self.assertEqual(table["one ENTRIES"], f"{window}, about {WINDOW_BYTES >> 10} KiB")
+        self.assertIn(f"up to {window} or about {WINDOW_BYTES >> 10} KiB at a time", page)
+        self.assertEqual(table["orders held that cannot be appended yet"], f"{AHEAD_MAX:,}".replace(",", " "))
+        self.assertEqual(table["runs of epochs in GRANT and START"], str(RUNS_MAX))
 
 
 # --- commands ------------------------------------------------------------------------------

@@ -205,6 +205,22 @@ class ScriptTests(unittest.TestCase):
         self.with_libvirt("echo 9.8.7")
         self.assertEqual([installs(), installs()], [3, 0])
 
+    def test_the_chosen_python(self) -> None:
+        """PYTHON names the interpreter of a new environment; one that will not do is refused, and no other taken."""
+        shutil.rmtree(self.root / ".venv")
+        chosen = self.root / "a python"
+        environment = {**os.environ, "PYTHON": str(chosen)}
+        command = [str(self.root / "scripts/test")]
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        self.assertEqual(ran.returncode, 1)
+        self.assertIn(f"none of these is it: {chosen}. Install it", ran.stderr)
+        self.assertFalse((self.root / ".venv").exists())
+        made = self.root / "made"
+        chosen.write_text(f'#!/bin/sh\ncase "$*" in "-m venv"*) echo "$*" >"{made}"; exit 1 ;; esac\n')
+        chosen.chmod(0o755)
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        self.assertEqual((ran.returncode, made.read_text()), (1, f"-m venv --clear {self.root}/.venv\n"), ran.stderr)
+
     def with_libvirt(self, says: str) -> None:
         """Have a ``pkg-config`` that knows of one libvirt or none."""
         folder = self.root / "bin"

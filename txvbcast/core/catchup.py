@@ -14,9 +14,9 @@ from txvbcast.core.journal import Journal
 from txvbcast.core.marks import Mark
 from txvbcast.wire.messages import Entries, Entry, Fetch, FetchRefused
 
-#: Payload bytes of one Entries message.
+#: Payload bytes and entries of one Entries message: few, because all that is in it costs its server a moment, in which
+#: nothing is written and no client is answered.
 WINDOW_BYTES = 1 << 18
-#: Entries of one, because each costs its server a moment, in which nothing is written.
 WINDOW_ENTRIES = 64
 
 
