@@ -59,12 +59,12 @@ class CoordinatorCase(unittest.TestCase):
     def propose(self, mode: Mode, waited: frozenset[int] = ALL, items: int = 3) -> None:
         """It is sent, and what that led to is forgotten."""
         self.make(mode, items)
-        self.machine.proposed(waited)
+        self.machine.proposed(waited if mode.voted else frozenset())
         self.led_to()
 
     def decide(self, mode: Mode = TWO_PHASE) -> None:
         """Everybody has accepted everything."""
-        self.propose(mode, frozenset({3}) if mode.voted else ALL)
+        self.propose(mode, frozenset({3}))
         if mode.voted:
             self.vote(3)
         self.led_to()
@@ -94,10 +94,27 @@ class Proposing(CoordinatorCase):
     def test_broadcast(self) -> None:
         """Nobody votes, and the proposal itself asks the master to order it."""
         self.make(BROADCAST)
-        self.machine.proposed(ALL)
+        self.machine.proposed(frozenset())
         propose = Propose(self.flight)
         self.assertEqual(self.led_to(), [Send(2, propose), Send(3, propose), propose])
         self.assert_phase("decided")
+
+    def test_broadcast_by_the_master(self) -> None:
+        """What it orders itself is not sent before that: the order carries it."""
+        self.make(BROADCAST)
+        self.core.master = 1
+        self.machine.proposed(frozenset())
+        self.assertEqual(self.led_to(), [Propose(self.flight)])
+        self.assert_phase("decided")
+
+    def test_voted_on_by_the_master(self) -> None:
+        """Every member has to see it before it is ordered."""
+        for mode in VOTED:
+            self.make(mode)
+            self.core.master = 1
+            self.machine.proposed(ALL)
+            propose = Propose(self.flight)
+            self.assertEqual(self.led_to(), [Send(2, propose), Send(3, propose), propose])
 
     def test_voted(self) -> None:
         """Every member gets it; only some are waited for."""
@@ -269,6 +286,21 @@ class Decided(CoordinatorCase):
         self.decide(BROADCAST)
         self.machine.sent_again(2)
         self.assertEqual(self.led_to(), [Send(2, Propose(self.flight))])
+
+    def test_master_no_more(self) -> None:
+        """What was to travel in an order, and nobody else has, is proposed to every member when another one orders."""
+        self.make(BROADCAST)
+        self.core.master = 1
+        self.machine.proposed(frozenset())
+        self.led_to()
+        propose = Propose(self.flight)
+        self.machine.sent_again(1)
+        self.assertEqual(self.led_to(), [propose])
+        self.core.master = 3
+        self.machine.sent_again(3)
+        self.assertEqual(self.led_to(), [Send(2, propose), Send(3, propose), propose])
+        self.machine.sent_again(3)
+        self.assertEqual(self.led_to(), [Send(3, propose)])
 
     def test_this_node_is_master(self) -> None:
         """What it tells itself does not leave the node."""

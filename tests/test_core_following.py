@@ -10,7 +10,7 @@ from txvbcast.config import Address, MemberConfig, ProtocolConfig
 from txvbcast.core import epochs
 from txvbcast.core.catchup import WINDOW_ENTRIES, Server
 from txvbcast.core.commons import TICK, TURN
-from txvbcast.core.effects import DropDatagrams, Effect, Persist, Prepare, ReadLog, Send
+from txvbcast.core.effects import DropDatagrams, Effect, Persist, Prepare, ReadLog, Send, SetTimer
 from txvbcast.core.inputs import Persisted, Received, Restored, StoredState, Submitted, TimerFired
 from txvbcast.core.replica import Replica
 from txvbcast.wire.messages import (
@@ -83,6 +83,28 @@ class FollowerTests(unittest.SynchronousTestCase):
         self.assertEqual(journal.tail, 0)
         self.receive(1, Propose(self.flight(1)))
         self.assertEqual(journal.tail, 2)
+
+    def carried(self, seq: int, number: int, origin: int = 1) -> Order:
+        """The place of a flight of the master's own, which comes with it."""
+        return Order(FIRST, seq, 0, 0, proposal=self.flight(number, origin))
+
+    def test_grows_with_the_masters_own(self) -> None:
+        """An order that carries its flight needs no proposal; one that is ahead keeps the name of it only."""
+        self.receive(1, Start(FIRST, 0, (), 0))
+        self.receive(1, self.carried(2, 2))
+        self.assertEqual(self.replica.following.ahead, {2: self.order(2, 2)})
+        self.assertEqual(set(self.replica.proposals.held), {FlightId(1, 1, 2)})
+        (written,) = [effect for effect in self.receive(1, self.carried(1, 1)) if isinstance(effect, Persist)]
+        self.assertEqual([entry.flight for entry in written.entries], [self.flight(1), self.flight(2)])
+        self.assertEqual(self.replica.following.ahead, {})
+
+    def test_carries_what_is_not_its_own(self) -> None:
+        """Only its coordinator speaks for a flight: the order waits for that."""
+        self.receive(1, Start(FIRST, 0, (), 0))
+        self.receive(1, self.carried(1, 1, origin=3))
+        self.assertEqual((self.replica.journal.tail, self.replica.proposals.held), (0, {}))
+        self.receive(3, Propose(self.flight(1, origin=3)))
+        self.assertEqual(self.replica.journal.tail, 1)
 
     def test_stopped(self) -> None:
         """What lay in its sockets while it was stopped is read when it has taken note of that."""
@@ -228,11 +250,25 @@ class FollowerTests(unittest.SynchronousTestCase):
         effects = self.replica.step(0.0, Received(1, Start(FIRST, 0, (), 0)))
         token = next(effect.token for effect in effects if isinstance(effect, Persist))
         self.assertEqual(self.replica.journal.stored, -1)
+        self.assertEqual(self.sent(effects, Stored), [])
         self.replica.following.say_stored()
         self.assertEqual(self.sent(self.replica.commons.out, Stored), [])
-        self.replica.step(0.0, Persisted(token))
+        self.assertEqual(len(self.sent(self.replica.step(0.0, Persisted(token)), Stored)), 1)
         self.replica.following.say_stored()
-        self.assertEqual(len(self.sent(self.replica.commons.out, Stored)), 1)
+        self.assertEqual(self.sent(self.replica.commons.out, Stored), [])
+
+    def test_stored_once_for_all_that_the_disk_says(self) -> None:
+        """While the disk has more to answer, the end of the turn is waited for."""
+        self.receive(1, Start(FIRST, 0, (), 0))
+        writes = [
+            effect
+            for seq in (1, 2)
+            for effect in self.replica.step(0.0, Received(1, self.carried(seq, seq)))
+            if isinstance(effect, Persist)
+        ]
+        first, second = (self.replica.step(0.0, Persisted(write.token)) for write in writes)
+        self.assertEqual((first, self.sent(second, Stored)), ([SetTimer(TURN, 0.0)], [Stored(FIRST, 2, "disk-2")]))
+        self.assertEqual(self.replica.step(0.0, TimerFired(TURN)), [])
 
     def test_older_master_is_told(self) -> None:
         """A deposed master learns of the higher promise."""

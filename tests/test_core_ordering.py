@@ -78,6 +78,18 @@ class Ordering(OfficeCase):
         self.assertEqual(sent, [Send(1, order), Send(3, order)])
         self.assertEqual(self.journal.where(name), 3)
 
+    def test_own_flight(self) -> None:
+        """What nobody has seen yet travels whole; what was voted on, everybody has."""
+        own = flight(7, origin=2)
+        self.office.order_flight(own, None)
+        order = Order(E2_2, 3, 0, 0, proposal=own)
+        self.assertEqual(effects(self.commons)[1:], [Send(1, order), Send(3, order)])
+        self.assertEqual(order.flight_id, own.id)
+        voted = flight(8, origin=2, mode=Mode.TWO_PHASE)
+        self.office.order_flight(voted, None)
+        order = Order(E2_2, 4, 0, 0, flight=voted.id)
+        self.assertEqual(effects(self.commons)[1:], [Send(1, order), Send(3, order)])
+
     def test_standing(self) -> None:
         """It travels whole, and counts in the master's own table at once."""
         away = standing(3, Standing.INACTIVE, voter=False)

@@ -46,9 +46,9 @@ class FormulaTests(unittest.SynchronousTestCase):
         for nodes in (3, 6, 12):
             cluster = QuietCluster(nodes)
             for mode, via_master, via_other in (
-                (Mode.BROADCAST, 6 * nodes - 1, 6 * nodes),
-                (Mode.TWO_PHASE, 9 * nodes - 2, 9 * nodes - 1),
-                (Mode.THREE_PHASE, 9 * nodes - 2, 9 * nodes),
+                (Mode.BROADCAST, 4 * nodes - 1, 5 * nodes),
+                (Mode.TWO_PHASE, 8 * nodes - 2, 8 * nodes - 1),
+                (Mode.THREE_PHASE, 8 * nodes - 1, 8 * nodes + 1),
             ):
                 cost = cluster.flight(mode, MASTER)
                 self.assertEqual(cost.steps, via_master, mode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import time
 import typing
@@ -269,17 +270,25 @@ class MalformedTests(unittest.TestCase):
             self.refused(framed(pack(spoilt), number=NUMBERS[type(message)]), f"no {name}", word)
 
     def test_exactly_one(self) -> None:
-        """Entry and Order hold a flight or a standing: both and neither are refused."""
-        for name in ("Order", "Order.standing"):
-            both = fields(samples.TYPICAL["Order"]) | {"standing": fields(samples.STANDING)}
-            neither = fields(samples.TYPICAL[name]) | {"flight": None, "standing": None}
-            for spoilt in (both, neither):
-                self.refused(framed(pack(spoilt), number=NUMBERS[m.Order]), "either a flight or a standing")
+        """Entry and Order hold one thing: two and none are refused."""
+        own = fields(samples.OWN_FLIGHT) | {"id": fields(samples.OWN_FLIGHT.id), "mode": "broadcast"}
+        things = {"flight": fields(samples.FLIGHT_ID), "standing": fields(samples.STANDING), "proposal": own}
+        nothing = fields(samples.TYPICAL["Order"]) | dict.fromkeys(things)
+        for spoilt in (nothing, *(nothing | dict(two) for two in itertools.combinations(things.items(), 2))):
+            self.refused(framed(pack(spoilt), number=NUMBERS[m.Order]), "an order is of one thing")
         for changes in ({"standing": fields(samples.STANDING)}, {"flight": None}):
             entries = [fields(samples.FLIGHT_ENTRY) | changes]
             spoilt = fields(samples.TYPICAL["Entries"]) | {"entries": entries}
             error = self.refused(framed(pack(spoilt), number=NUMBERS[m.Entries]), "either a flight or a standing")
             self.assertIn("$.entries[0]", error)
+
+    def test_voted_on_before(self) -> None:
+        """What the members vote on cannot come with its order."""
+        for mode in (m.Mode.TWO_PHASE, m.Mode.THREE_PHASE):
+            own = fields(samples.OWN_FLIGHT) | {"id": fields(samples.OWN_FLIGHT.id), "mode": mode.value}
+            spoilt = fields(samples.TYPICAL["Order.proposal"]) | {"proposal": own}
+            words = f"a flight of mode {mode.value} is proposed before it is ordered"
+            self.refused(framed(pack(spoilt), number=NUMBERS[m.Order]), words)
 
     def test_a_place_for_each_item(self) -> None:
         """Whoever performs the flight takes items and places together."""
@@ -433,11 +442,13 @@ def values(cls: type) -> st.SearchStrategy[Any]:
     if cls is m.Flight:
         parts["indices"] = st.none()
         return st.one_of(st.builds(cls, **parts), st.builds(cls, **parts).map(with_indices))
-    if cls not in samples.LEFT_OUT:
+    if cls is m.Order:
+        parts["proposal"] = values(m.Flight).map(lambda flight: attrs.evolve(flight, mode=m.Mode.BROADCAST))
+    if cls not in samples.ONE_OF:
         return st.builds(cls, **parts)
-    for name in samples.LEFT_OUT[cls]:
-        parts[name] = parts[name].filter(lambda found: found is not None)
-    return st.one_of(*(st.builds(cls, **(parts | {name: st.none()})) for name in samples.LEFT_OUT[cls]))
+    nothing = {name: st.none() for name in samples.ONE_OF[cls]}
+    something = {name: parts[name].filter(lambda found: found is not None) for name in nothing}
+    return st.one_of(*(st.builds(cls, **(parts | nothing | {name: values})) for name, values in something.items()))
 
 
 def with_indices(flight: m.Flight) -> m.Flight:

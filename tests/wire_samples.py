@@ -28,6 +28,14 @@ FLIGHT = m.Flight(
     indices=(0, 2),
     seen=39,
 )
+OWN_FLIGHT = m.Flight(
+    id=m.FlightId(origin=2, incarnation=7, number=18),
+    mode=m.Mode.BROADCAST,
+    born=4,
+    oldest=18,
+    items=(b"\x93\xa2kv\xc4\x03abc\xc0",),
+    seen=42,
+)
 STANDING = m.StandingEntry(
     node_id=3,
     standing=m.Standing.INACTIVE,
@@ -81,6 +89,7 @@ TYPICAL: dict[str, m.Message] = {
     "Decide": m.Decide(flight=FLIGHT_ID, accepted=(0, 2)),
     "Decide.all": m.Decide(flight=FLIGHT_ID),
     "Order": m.Order(epoch=EPOCH, seq=43, committed=42, everywhere=41, flight=FLIGHT_ID, accepted=(0, 2)),
+    "Order.proposal": m.Order(epoch=EPOCH, seq=44, committed=42, everywhere=41, proposal=OWN_FLIGHT),
     "Order.standing": m.Order(epoch=EPOCH, seq=43, committed=42, everywhere=41, standing=STANDING),
     "Stored": m.Stored(epoch=EPOCH, seq=42, disk_id="d2"),
     "Committed": m.Committed(epoch=EPOCH, committed=43, everywhere=42),
@@ -188,8 +197,8 @@ CLIENT_TYPICAL: dict[str, c.ClientMessage] = {
     "QueryFailed": c.QueryFailed(query=1, kind=c.FailureKind.NO_QUORUM, reason="no master is known"),
 }
 
-#: A class that holds exactly one of two fields: which one is left out of the (least, greatest) sample.
-LEFT_OUT = {m.Entry: ("flight", "standing"), m.Order: ("flight", "standing")}
+#: A class that holds exactly one of some fields: the greatest sample the first of these, the least one the second.
+ONE_OF = {m.Entry: ("flight", "standing"), m.Order: ("flight", "standing", "proposal")}
 
 #: Fields whose least value depends on another field's.
 LEAST_TOGETHER: dict[tuple[type, str], object] = {(c.Submit, "first"): 1}
@@ -203,10 +212,10 @@ _GREATEST: dict[Any, object] = {
 def extreme(cls: type, greatest: bool) -> Any:
     """The value of ``cls`` whose every field is the least, or the greatest, that is of interest."""
     hints = typing.get_type_hints(cls)
-    left_out = LEFT_OUT[cls][greatest] if cls in LEFT_OUT else None
+    left_out = set(ONE_OF.get(cls, ())) - set(ONE_OF.get(cls, ())[not greatest : 2 - greatest])
     return cls(
         **{
-            field.name: None if field.name == left_out else _least_or_greatest(field, hints[field.name], greatest, cls)
+            field.name: None if field.name in left_out else _least_or_greatest(field, hints[field.name], greatest, cls)
             for field in attrs.fields(cls)
         }
     )
@@ -220,7 +229,7 @@ def _least_or_greatest(field: Any, hint: Any, greatest: bool, cls: type) -> obje
 
 def _field(hint: Any, rule: Any, greatest: bool, cls: type) -> object:
     if isinstance(hint, types.UnionType):
-        if not greatest and cls not in LEFT_OUT:
+        if not greatest and cls not in ONE_OF:
             return None
         return _field(typing.get_args(hint)[0], rule, greatest, cls)
     if typing.get_origin(hint) is tuple:

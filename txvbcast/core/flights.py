@@ -23,7 +23,7 @@ class CoordinatorInputs(Protocol):
     """What can happen to a flight that this node proposed."""
 
     def proposed(self, waited: frozenset[int]) -> None:
-        """Send it to every member; the votes of ``waited`` are needed in the voted modes."""
+        """Send it to every member; the votes of ``waited`` are needed."""
 
     def voted(self, peer: int, refused: tuple[Refusal, ...]) -> None:
         """A member has voted."""
@@ -60,6 +60,7 @@ class CoordinatorCore:
     :ivar unanswered: the shares of the clients that still wait, each with its first place in the flight, rising.
     :ivar timeout_s: what these clients asked for; deadline_s: when the first of them wants to hear something.
     :ivar proposed_s: when it was sent.
+    :ivar told_all: it was sent to every member, and not only to this node to be ordered.
     :ivar waiting: members whose vote is needed and not there.
     :ivar master: where DECIDE goes; set by whoever sends the inputs.
     :ivar done: nothing more will happen.
@@ -76,6 +77,7 @@ class CoordinatorCore:
     refusals: dict[int, tuple[int, str]] = attrs.field(factory=dict)
     phase: str = "new"
     seq: int = 0
+    told_all: bool = False
     reported: bool = False
     returned: bool = False
 
@@ -90,6 +92,14 @@ class CoordinatorCore:
     def done(self) -> bool:
         """Whether the flight needs no more attention."""
         return self.phase == "done"
+
+    def propose(self) -> None:
+        """Send it to every member; what nobody votes on, and this node orders itself, travels in the order."""
+        if self.flight.mode.voted or self.master != self.commons.me:
+            self.told_all = True
+            self.commons.send_all(Propose(self.flight))
+        else:
+            self.commons.send(self.master, Propose(self.flight))
 
     def send_decision(self) -> None:
         """Ask the master to order it; in mode broadcast the proposal says so itself."""
@@ -152,8 +162,8 @@ def _coordinator_machine() -> TypeMachine[CoordinatorInputs, CoordinatorCore]:
     @new.upon(CoordinatorInputs.proposed).to(voting)
     def on_proposed(inputs: CoordinatorInputs, core: CoordinatorCore, waited: frozenset[int]) -> None:
         core.phase = "voting"
-        core.commons.send_all(Propose(core.flight))
-        core.waiting = set(waited) if core.flight.mode.voted else set()
+        core.propose()
+        core.waiting = set(waited)
         if not core.waiting:
             inputs._settled()
 
@@ -208,7 +218,12 @@ def _coordinator_machine() -> TypeMachine[CoordinatorInputs, CoordinatorCore]:
     @voting.upon(CoordinatorInputs.sent_again).loop()
     @decided.upon(CoordinatorInputs.sent_again).loop()
     def on_sent_again(inputs: CoordinatorInputs, core: CoordinatorCore, to: int) -> None:
-        core.commons.send(to, Propose(core.flight))
+        if core.told_all:
+            core.commons.send(to, Propose(core.flight))
+        else:
+            if core.master != core.commons.me:
+                core.commons.reach(Mark.PROPOSED_INSTEAD_OF_ORDERED)
+            core.propose()
         if core.phase == "voting":
             core.commons.reach(Mark.PROPOSED_AGAIN_WHILE_VOTING)
         if core.phase == "decided" and to == core.master:

@@ -70,8 +70,8 @@ class Following:
         """The log that this epoch starts with."""
         journal = self.journal
         if journal.log_epoch == start.epoch:
-            self.said = (0, 0)  # say again what is stored: over an earlier link it may be lost
-            self.commons.need_turn()
+            self.said = (0, 0)  # over an earlier link it may be lost
+            self.say_stored()
             return
         if self.transfer is not None and self.transfer.adopting == start.epoch:
             self.commons.reach(Mark.START_REPEATED_DURING_ADOPTION)
@@ -141,6 +141,8 @@ class Following:
         if order.seq > self.journal.tail and len(self.ahead) < AHEAD_MAX:
             self.ahead[order.seq] = order
         self.drain()
+        if order.proposal is not None and order.seq in self.ahead:  # its payload is held, or too much is
+            self.ahead[order.seq] = attrs.evolve(order, flight=order.flight_id, proposal=None)
 
     def heard(self, ordered: int, committed: int, everywhere: int) -> None:
         """The master's watermarks."""
@@ -180,7 +182,8 @@ class Following:
     def _entry(self, order: Order) -> Entry | None:
         if order.standing is not None:
             return Entry(order.seq, order.epoch, standing=order.standing)
-        held = self.proposals.held.get(order.flight) if order.flight is not None else None
+        fid = order.flight_id
+        held = self.proposals.held.get(fid) if fid is not None else None
         if held is None or not fits(held.core.flight, order.accepted):
             self.commons.reach(Mark.ORDERED_WITHOUT_PAYLOAD)
             return None  # the payload is still on its way, or will be fetched

@@ -269,6 +269,11 @@ class Journal:
             Persist(self._token, truncate_from, entries, promised_epoch, log_epoch, committed=self.committed)
         )
 
+    @property
+    def writing(self) -> bool:
+        """Whether the disk has not answered everything yet."""
+        return bool(self._writes)
+
     def when_durable(self, effects: tuple[Effect, ...] = (), signals: tuple[Signal, ...] = ()) -> None:
         """Do this once everything asked for so far is on disk."""
         if self._writes:

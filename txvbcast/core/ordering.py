@@ -60,10 +60,18 @@ class Office:
         """Give the flight the next place of the log and tell everybody."""
         entry = Entry(self.journal.tail + 1, self.epoch, flight=accepted_part(flight, accepted))
         # Nobody votes on what comes before having applied it; in broadcast only the coordinator's clients wait.
-        self.at_commit.append((entry.seq, EVERYBODY if flight.mode.voted else flight.id.origin))
+        if flight.mode.voted:
+            self.at_commit.append((entry.seq, EVERYBODY))
+        elif flight.id.origin != self.commons.me:
+            self.at_commit.append((entry.seq, flight.id.origin))
         if flight.mode is Mode.THREE_PHASE:
             self.at_everywhere.append((entry.seq, flight.id.origin))
-        self._order(entry, Order(self.epoch, entry.seq, *self._watermarks(), flight=flight.id, accepted=accepted))
+        watermarks = self._watermarks()
+        if flight.id.origin == self.commons.me and not flight.mode.voted:
+            order = Order(self.epoch, entry.seq, *watermarks, proposal=flight)
+        else:
+            order = Order(self.epoch, entry.seq, *watermarks, flight=flight.id, accepted=accepted)
+        self._order(entry, order)
 
     def order_standing(self, standing: StandingEntry) -> None:
         """Put a change of a member's standing in the log and tell everybody."""
@@ -100,7 +108,15 @@ class Office:
             rose = True
         if rose:
             self.commons.signal(Advanced())
-            self.commons.need_turn()
+            if self._is_awaited():
+                self.commons.need_turn()
+
+    def _is_awaited(self) -> bool:
+        """Whether somebody who is not told yet waits for what is committed, or held everywhere, by now."""
+        return any(waiting and waiting[0][0] <= reached for waiting, reached in self._awaited())
+
+    def _awaited(self) -> tuple[tuple[deque[tuple[int, int]], int], ...]:
+        return (self.at_commit, self.journal.committed), (self.at_everywhere, self.everywhere)
 
     def has_majority(self) -> bool:
         """Whether a majority of the voters has the log that the epoch started with."""
@@ -125,7 +141,7 @@ class Office:
     def tell_whom_it_concerns(self) -> None:
         """Send COMMITTED to those who wait for it."""
         whom, self.hastened = self.hastened, set()
-        for waiting, reached in ((self.at_commit, self.journal.committed), (self.at_everywhere, self.everywhere)):
+        for waiting, reached in self._awaited():
             while waiting and waiting[0][0] <= reached:
                 whom.add(waiting.popleft()[1])
         if EVERYBODY in whom or whom.issuperset(self.commons.others):

@@ -83,10 +83,10 @@ class Proposals:
             if fid.origin == origin and (fid.incarnation, fid.number) < oldest and held.core.phase == "held":
                 self.commons.reach(Mark.SETTLED_PROPOSAL_FORGOTTEN)
                 self._drop(fid)
-        given_up = self.withdrawn.pop(origin, None)
-        kept = {fid for fid in given_up or () if (fid.incarnation, fid.number) >= oldest}
-        if kept:
-            self.withdrawn[origin] = kept
+        if origin in self.withdrawn:
+            kept = {fid for fid in self.withdrawn.pop(origin) if (fid.incarnation, fid.number) >= oldest}
+            if kept:
+                self.withdrawn[origin] = kept
 
     def _drop(self, fid: FlightId) -> None:
         self.held.pop(fid, None)

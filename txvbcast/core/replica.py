@@ -259,8 +259,10 @@ class Replica:
         if office is not None and office.epoch == self.journal.log_epoch:
             self._count_stored(office, self.commons.me, self.journal.stored)
             self.succession.go_on()
+        elif self.journal.writing:
+            self.commons.need_turn()  # the disk may have more to say: one STORED tells it all
         else:
-            self.commons.need_turn()
+            self.following.say_stored()
 
     def _on_received(self, event: inputs.Received) -> None:
         if not self._started or event.peer not in self.peers or event.peer == self.commons.me:
@@ -518,10 +520,12 @@ class Replica:
             self.commons.send(peer, self.office.start_message())
 
     def _on_order(self, peer: int, message: messages.Order) -> None:
-        if self._is_from_master(peer, message.epoch):
-            self.following.on_order(message)
-        else:
+        if not self._is_from_master(peer, message.epoch):
             self.commons.reach(Mark.ORDER_BELOW_PROMISE)
+            return
+        if message.proposal is not None and message.proposal.id.origin == peer:
+            self.proposals.on_propose(message.proposal, self._votes)
+        self.following.on_order(message)
 
     def _on_committed(self, peer: int, message: messages.Committed) -> None:
         if self._is_from_master(peer, message.epoch):

@@ -184,7 +184,7 @@ class Submissions:
             master=self.master,
         )
         self.under_way[number] = CoordinatedFlight.make(core)
-        self.under_way[number].machine.proposed(self._waited())
+        self.under_way[number].machine.proposed(self._waited() if mode.voted else frozenset())
         self._sweep()
 
     # --- what happens to flights under way -----------------------------------------

@@ -130,7 +130,9 @@ def flight_messages(nodes: int, mode: Mode, coordinator: int) -> dict[str, int]:
     both have it when it is committed.
     """
     others = nodes - 1
-    messages = {"Propose": others, "Order": others, "Stored": others, "Committed": others}
+    messages = {"Order": others, "Stored": others, "Committed": others}
+    if mode.voted or coordinator != MASTER:
+        messages["Propose"] = others
     if mode.voted:
         messages["Vote"] = others
         messages["Committed"] = others * min(2, others)

@@ -271,10 +271,13 @@ class World:
         for node in self.alive:
             if node.recorder.prepared:
                 found.append(f"node {node.node_id} still holds {next(iter(node.recorder.prepared))}")
+            pending = node.driver.replica.submissions.pending
+            if pending:  # also what its client has long had answered by another node
+                found.append(f"{pending} transactions are pending on node {node.node_id}")
         return found
 
     def quiet(self) -> bool:
-        """Whether everything is settled, every client has an answer and nothing is left prepared."""
+        """Whether everything is settled, every client has an answer and nothing is left prepared or pending."""
         return not self.waiting_for()
 
     def check(self) -> None:

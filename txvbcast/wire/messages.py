@@ -264,7 +264,13 @@ class Decide:
 
 @attrs.frozen
 class Order:
-    """Second phase: the place of a flight (by name) or of a standing in the log."""
+    """Second phase: the place of a flight or of a standing in the log.
+
+    :ivar flight: the name of a flight that its coordinator has proposed to every member.
+    :ivar accepted: which of its items; None when that is all of them.
+    :ivar proposal: instead of a name, all of a flight that the sender coordinates itself and nobody votes on: its
+        PROPOSE and its ORDER are this one message.
+    """
 
     epoch: int = attrs.field(validator=POSITIVE)
     seq: int = attrs.field(validator=POSITIVE)
@@ -273,10 +279,18 @@ class Order:
     flight: FlightId | None = None
     accepted: tuple[int, ...] | None = attrs.field(default=None, validator=COUNTS)
     standing: StandingEntry | None = None
+    proposal: Flight | None = None
 
     def __attrs_post_init__(self) -> None:
-        if (self.flight is None) == (self.standing is None):
-            raise ValueError("an order names either a flight or a standing")
+        if (self.flight is not None) + (self.standing is not None) + (self.proposal is not None) != 1:
+            raise ValueError("an order is of one thing: a flight that was proposed, a proposal or a standing")
+        if self.proposal is not None and self.proposal.mode.voted:
+            raise ValueError(f"a flight of mode {self.proposal.mode.value} is proposed before it is ordered")
+
+    @property
+    def flight_id(self) -> FlightId | None:
+        """The flight that it orders; None for a standing."""
+        return self.flight if self.proposal is None else self.proposal.id
 
 
 @attrs.frozen

@@ -91,14 +91,16 @@ class Submitter:
 
     def _set_free(self, count: int) -> None:
         """Replace what was answered, together with what else is answered in this turn."""
-        if not self._free:
-            self._clock.callLater(0, self._fill)
         self._free += count
+        if not self._under_way:
+            self._fill()  # there is nothing else
+        elif self._free == count:
+            self._clock.callLater(0, self._fill)
 
     def _fill(self) -> None:
         now_s = time.monotonic()
-        if now_s < self._tally.window.end_s:
-            count, self._free = self._free, 0
+        count, self._free = self._free, 0
+        if count and now_s < self._tally.window.end_s:
             self._replace(now_s, count)
 
 

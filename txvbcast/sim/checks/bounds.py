@@ -31,8 +31,8 @@ class Bounds(Check):
         }
 
     def looks_at_effects(self) -> Mapping[type, Look]:
-        """Proposals of its own."""
-        return {Propose: self._on_proposed}
+        """Proposals of its own, also those that travel in its orders."""
+        return {Propose: self._on_proposed, Order: self._on_proposed}
 
     def _on_submitted(self, node: SimNode, event: Submitted) -> None:
         submissions = node.driver.replica.submissions
@@ -53,7 +53,11 @@ class Bounds(Check):
         _check(node, "proposals", len(replica.proposals.held), FLIGHTS_MAX * len(replica.peers))
 
     def _on_order(self, node: SimNode, event: Received) -> None:
-        _check(node, "orders ahead of the log", len(node.driver.replica.following.ahead), AHEAD_MAX)
+        replica = node.driver.replica
+        _check(node, "proposals", len(replica.proposals.held), FLIGHTS_MAX * len(replica.peers))
+        ahead = replica.following.ahead
+        _check(node, "orders ahead of the log", len(ahead), AHEAD_MAX)
+        _check(node, "payloads of such orders", sum(order.proposal is not None for order in ahead.values()), 0)
 
     def _on_proposed(self, node: SimNode, effect: Send) -> None:
         under_way = node.driver.replica.submissions.under_way
