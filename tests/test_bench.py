@@ -559,6 +559,21 @@ class TargetTests(unittest.TestCase):
         self.assertEqual([target.verdict for target in wanted].count("FAIL"), 4)
         self.assertEqual(targets_of(Found(), ("copy", "floods")), [])
 
+    def test_rounds_of_absences(self) -> None:
+        """Of ratios the median of the rounds, of gaps and failures the worst and all."""
+        one = cost(who="follower")
+        others = [attrs.evolve(one, gap_leaving_ms=gap_ms) for gap_ms in (100.0, 1000.0)]
+        by_figure = {target.figure: target.measured for target in targets_of(Found(costs=[one, *others]), ("absence",))}
+        follower = "announced freeze of the follower at 64 outstanding"
+        self.assertAlmostEqual(by_figure[f"{follower}: longest gap, times the longest before"] or 0.0, 4.0)
+        self.assertEqual(by_figure[f"{follower}: failed operations"], 6)
+        masters = [attrs.evolve(each, plan=cost().plan) for each in (one, *others)]
+        gap, *_ = targets_of(Found(costs=masters), ("absence",))
+        self.assertEqual(gap.measured, 1000.0)
+        nothing = attrs.evolve(one, gap_before_ms=0.0, missed_per_s=0.0)
+        ratio, _, catch_up = targets_of(Found(costs=[one, nothing]), ("absence",))
+        self.assertEqual((ratio.verdict, catch_up.verdict), ("not measured", "not measured"))
+
 
 def cost(how: str = "announced", who: str = "master") -> absence.Cost:
     """Of an absence from 10 to 15, with a commit of 5 each 50 ms; none from 10 to 10.2, and twice as many after 15."""

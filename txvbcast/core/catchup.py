@@ -16,7 +16,7 @@ from txvbcast.wire.messages import Entries, Entry, Fetch, FetchRefused
 
 #: Payload bytes and entries of one Entries message: few, because all that is in it costs its server a moment, in which
 #: nothing is written and no client is answered.
-WINDOW_BYTES = 1 << 18
+WINDOW_BYTES = 1 << 17
 WINDOW_ENTRIES = 64
 
 

@@ -30,9 +30,7 @@ class Mark(Enum):
     MISSING_VOTE_REPORTED = "A coordinator tells the master that a normal member does not vote."
     PROPOSED_AGAIN_WHILE_VOTING = "A flight is proposed again, for a new link or a new master, while it is voted on."
     DECIDED_FLIGHT_SENT_AGAIN = "A decided flight that is not in the log is sent again to the master."
-    PROPOSED_INSTEAD_OF_ORDERED = (
-        "A flight that this node was to order as master is proposed to its successor."
-    )
+    PROPOSED_INSTEAD_OF_ORDERED = "A flight that this node was to order as master is proposed to its successor."
     FLIGHT_DIES_UNDECIDED = "A coordinator learns that it was away, while votes on its flight are missing."
     FLIGHT_DIES_DECIDED = "A coordinator learns that it was away, and that a flight it had decided cannot be ordered."
     FLIGHT_PROPOSED_ANEW = "The transactions of a dead flight are proposed anew, under a new number."

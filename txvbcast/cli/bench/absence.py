@@ -128,6 +128,11 @@ class Cost:
         return max(self.gap_leaving_ms, self.gap_returning_ms)
 
     @property
+    def gap_ratio(self) -> float | None:
+        """How much longer that was than the longest before."""
+        return self.gap_ms / self.gap_before_ms if self.gap_before_ms else None
+
+    @property
     def catch_up_ratio(self) -> float | None:
         """How much faster it caught up than what it missed had come."""
         return self.caught_up_per_s / self.missed_per_s if self.missed_per_s else None

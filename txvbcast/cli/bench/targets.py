@@ -100,7 +100,8 @@ class Found:
     metavar="N",
     default=3,
     show_default=True,
-    help="How often the rates of all systems are measured in turn; of each the median counts.",
+    help="How often the rates of all systems, and the absences, are measured in turn. Of rates and ratios the median "
+    "counts, of gaps and failures of our own the worst round.",
 )
 @seconds_option(3.0)
 @json_option
@@ -130,7 +131,7 @@ def targets(context: click.Context, groups: tuple[str, ...], rounds: int, second
                 progress(f"rates, round {each} of {rounds}")
                 found.rates += _measure_rates(programs, seconds, conditions["peers"])
         if set(groups) & {"copy", "absence", "floods"}:
-            _measure_others(found, groups, seconds)
+            _measure_others(found, groups, seconds, rounds)
     wanted = list(targets_of(found, groups))
     if as_json:
         documents = {"targets": [target.document() for target in wanted], **found.document()}
@@ -166,17 +167,17 @@ def _measure_all(system: System, points: Iterable[Point], seconds: float) -> lis
     return found
 
 
-def _measure_others(found: Found, groups: Sequence[str], seconds: float) -> None:
+def _measure_others(found: Found, groups: Sequence[str], seconds: float, rounds: int) -> None:
     """What is measured of our own nodes alone: each in a cluster of its own."""
     if "copy" in groups:
         with local_nodes(NODES) as nodes:
             found.copies.append(compare(nodes, 64, LARGE_PAYLOAD_BYTES, seconds, clients=1))
     if "absence" in groups:
-        with local_nodes(NODES) as nodes:
-            for rate_per_s in LOADS:
-                for how, who in ABSENCES:
-                    plan = Plan(how, who, FREEZE_S, PAYLOAD_BYTES, 64, rate_per_s)
-                    found.costs.append(measure_absence(nodes, plan))
+        plans = [Plan(how, who, FREEZE_S, PAYLOAD_BYTES, 64, load) for load in LOADS for how, who in ABSENCES]
+        for each in range(1, rounds + 1):
+            progress(f"absences, round {each} of {rounds}")
+            with local_nodes(NODES) as nodes:
+                found.costs += [measure_absence(nodes, plan) for plan in plans]
     if "floods" in groups:
         with local_nodes(NODES) as nodes:
             found.floods = measure_floods(nodes, PAYLOAD_BYTES, seconds, clients=1)
@@ -243,24 +244,33 @@ def _copy_targets(found: Found) -> list[Target]:
 
 def _absence_targets(found: Found) -> list[Target]:
     wanted = []
+    rounds_of: dict[Plan, list[Cost]] = {}
     for cost in found.costs:
-        plan, load = cost.plan, f"at {cost.plan.load}"
-        gap = f"{plan.how} freeze of the {plan.who} {load}: longest gap"
+        rounds_of.setdefault(cost.plan, []).append(cost)
+    for plan, costs in rounds_of.items():
+        absence = f"{plan.how} freeze of the {plan.who} at {plan.load}"
+        gap, longest_ms = f"{absence}: longest gap", max(cost.gap_ms for cost in costs)
         if plan.how == "unannounced":
-            wanted.append(Target(gap, cost.gap_ms / 1000, 1.0, 0.5, is_least=False, unit=" s"))
+            wanted.append(Target(gap, longest_ms / 1000, 1.0, 0.5, is_least=False, unit=" s"))
             continue
         if plan.who == "master":
-            wanted.append(Target(gap, cost.gap_ms, 25, 10, is_least=False, unit=" ms"))
+            wanted.append(Target(gap, longest_ms, 25, 10, is_least=False, unit=" ms"))
         else:
-            before = cost.gap_ms / cost.gap_before_ms if cost.gap_before_ms else None
-            wanted.append(Target(f"{gap}, times the longest before", before, 1.5, is_least=False))
-        failed = f"{plan.how} freeze of the {plan.who} {load}: failed operations"
-        wanted.append(Target(failed, cost.failed, 0, is_least=False))
-    for cost in found.costs:
-        if cost.plan.how == "announced" and cost.plan.rate_per_s is None:
-            figure = f"catch-up of the {cost.plan.who} at {cost.plan.load}, times the commit rate that it missed"
-            wanted.append(Target(figure, cost.catch_up_ratio, 3))
+            ratio = _median(cost.gap_ratio for cost in costs)
+            wanted.append(Target(f"{gap}, times the longest before", ratio, 1.5, is_least=False))
+        failed = sum(cost.failed for cost in costs)
+        wanted.append(Target(f"{absence}: failed operations", failed, 0, is_least=False))
+    for plan, costs in rounds_of.items():
+        if plan.how == "announced" and plan.rate_per_s is None:
+            figure = f"catch-up of the {plan.who} at {plan.load}, times the commit rate that it missed"
+            wanted.append(Target(figure, _median(cost.catch_up_ratio for cost in costs), 3))
     return wanted
+
+
+def _median(ratios: Iterable[float | None]) -> float | None:
+    """None if one round has no such ratio."""
+    known = list(ratios)
+    return None if None in known else statistics.median(ratio for ratio in known if ratio is not None)
 
 
 def _flood_targets(found: Found) -> list[Target]:
