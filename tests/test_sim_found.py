@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from twisted.trial import unittest
 
 from txvbcast.absences import Change
+from txvbcast.config import HeartbeatConfig
+from txvbcast.core.liveness import TICKS_PER_HEARTBEAT
 from txvbcast.sim.network import Conditions
 from txvbcast.sim.watch import Watcher
-from txvbcast.sim.world import World
+from txvbcast.sim.world import Outcome, World
 from txvbcast.wire.messages import Entry, Inactive, Message, Mode, Resumed, Standing, StandingEntry
+
+#: At which the nodes of these clusters look at their timers.
+TICK_S = HeartbeatConfig().interval_s / TICKS_PER_HEARTBEAT
 
 
 def settled(seed: int, nodes: int) -> World:
@@ -128,6 +135,94 @@ class FoundTests(unittest.SynchronousTestCase):
         world.disk_factor[2] = 1.0
         world.run_until(lambda: waiting.answer is not None, 10.0, "an answer to the client")
         self.assertEqual(waiting.kind, "committed")
+
+
+class ClosedLoop(Watcher):
+    """A client of one node with one transaction under way."""
+
+    def __init__(self, node_id: int, mode: Mode) -> None:
+        self._node_id, self._mode = node_id, mode
+        self.answered_s: list[float] = []
+
+    def on_world(self, world: World) -> None:
+        """The cluster that is used."""
+        self._world = world
+
+    def on_answer(self, outcome: Outcome) -> None:
+        """The next one, please."""
+        assert outcome.kind == "committed", outcome
+        self.answered_s.append(outcome.ended_s)
+        self.hand_in()
+
+    def hand_in(self) -> None:
+        """One transaction."""
+        self._world.submit(self._node_id, b"%d" % len(self._world.outcomes), self._mode)
+
+    @property
+    def longest_gap_s(self) -> float:
+        """The longest time without an answer."""
+        return max(later - earlier for earlier, later in pairwise(self.answered_s))
+
+
+class HandoverTests(unittest.SynchronousTestCase):
+    """The office changes hands under load."""
+
+    def test_nobody_waits_for_a_tick(self) -> None:
+        """The clients of any node have their next answer after some messages, not when timers are looked at."""
+        for mode in Mode:
+            for node_id in (1, 2, 3):
+                loop = ClosedLoop(node_id, mode)
+                world = World(node_id, 3, Conditions(0.0001, 0.0002), (0.0005, 0.001), watchers=[loop])
+                world.run_until(world.quiet, 30.0, "everything is settled")
+                loop.hand_in()
+                for move in range(20):
+                    world.nodes[3].driver.move_master(2 - move % 2)
+                    world.run(0.0577)  # a bit more than a tick: every move comes at another moment between two
+                self.assertEqual(world.master(), 1)
+                self.assertLess(loop.longest_gap_s, TICK_S / 4, (mode, node_id))
+
+    def test_what_the_office_began_with(self) -> None:
+        """Who coordinated what a master finds in its log hears at once that it is committed."""
+        for mode in Mode:
+            waited_s = [self._waited_s(seed, mode) for seed in range(20)]
+            self.assertLess(max(waited_s), TICK_S / 4, mode)
+
+    def test_announced_absence(self) -> None:
+        """A member that says so leaves, is away, and comes back without the others' clients waiting for a tick."""
+        for mode in Mode:
+            for absent, node_id in ((1, 2), (1, 3), (3, 1), (3, 2)):
+                loop = ClosedLoop(node_id, mode)
+                world = World(node_id, 3, Conditions(0.0001, 0.0002), (0.0005, 0.001), watchers=[loop])
+                world.run_until(world.quiet, 30.0, "everything is settled")
+                loop.hand_in()
+                opened: list[Change] = []
+                absences = world.nodes[absent].driver.absences
+                absences.begin("freeze", 1.0).addCallback(opened.append)
+                world.run_until(lambda: bool(opened), 1.0, "its leave")  # noqa: B023
+                world.run(0.1)
+                world.freeze(absent)
+                world.run(0.5)
+                world.thaw(absent)
+                absences.end(opened[0].change_id)
+                world.run(2.5)
+                self.assertEqual(world.master(), 1)
+                self.assertLess(loop.longest_gap_s, TICK_S / 4, (mode, absent, node_id))
+
+    def _waited_s(self, seed: int, mode: Mode) -> float:
+        """How long after the opening of an office the coordinator of a flight from before hears of it."""
+        world = settled(seed, 3)
+        world.run(seed * 0.0023)  # the office opens at another moment between two ticks
+        last = world.nodes[3].driver.replica.journal
+        before, outcome = last.tail, world.submit(3, b"x", mode)
+        world.run_until(lambda: last.tail > before, 1.0, "the order", every_s=0.0001)
+        world.network.cut.add((1, 3))
+        world.network.break_link(1, 3, "cut off")  # before the master can say that it is committed
+        world.nodes[2].driver.move_master(2)
+        core = world.nodes[2].driver.replica.mastership.core
+        world.run_until(lambda: core.role == "master", 1.0, "the handover", every_s=0.0001)
+        opened_s = world.clock.seconds()
+        world.run_until(lambda: outcome.answer is not None, 1.0, "an answer", every_s=0.0001)
+        return outcome.ended_s - opened_s
 
 
 class Succession(unittest.SynchronousTestCase):

@@ -201,7 +201,7 @@ def _machine() -> TypeMachine[MastershipInputs, MastershipCore]:
     def on_opened(inputs: MastershipInputs, core: MastershipCore) -> None:
         office = core.office
         assert office is not None
-        office.opened = True
+        office.open()
         core.enter("master", f"a majority holds the log of epoch {epochs.text(office.epoch)}")
         core.commons.signal(OfficeOpened(office.epoch))
 

@@ -54,6 +54,12 @@ class Office:
         base, runs = self.journal.runs()
         return Start(self.epoch, base, runs, self.journal.tail)
 
+    def open(self) -> None:
+        """A majority has the log that the epoch started with: whoever waits for something in it hears of it."""
+        self.opened = True
+        self.at_everywhere.appendleft((self.start_last, EVERYBODY))
+        self.hasten(EVERYBODY)
+
     # --- ordering ------------------------------------------------------------------
 
     def order_flight(self, flight: Flight, accepted: tuple[int, ...] | None) -> None:

@@ -241,6 +241,8 @@ class Submissions:
         for flight in self._unordered():
             flight.core.master = master
             flight.machine.sent_again(master)
+        if self.making:
+            self.commons.need_turn()
 
     def on_link(self, peer: int) -> None:
         """What a peer was sent over its last link may be lost."""
