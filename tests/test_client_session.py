@@ -92,7 +92,16 @@ class SessionCase(unittest.TestCase):
         for effect in wanted:
             if isinstance(effect, SetTimer):
                 self.timer_s = effect.at_s
+        self._assert_timely()
         return wanted
+
+    def _assert_timely(self) -> None:
+        """The timer comes no later than anything that has to be looked at; it may come too early."""
+        parts = (self.session._links, self.session._transactions, self.session._queries)
+        times = [at_s for part in parts if (at_s := part.next_s()) is not None]
+        if times and not self.session._closed:
+            assert self.timer_s is not None
+            self.assertLessEqual(self.timer_s, max(min(times), self.now_s))
 
     def of(self, kind: type[E], wanted: Iterable[Effect] | None = None) -> list[E]:
         """The effects of one class."""

@@ -218,22 +218,26 @@ class Transactions:
 
     # --- sending ---------------------------------------------------------------------------------
 
-    def send(self, now_s: float) -> None:
-        """Send what waits, as far as the node in use takes it on."""
+    def send(self, now_s: float) -> bool:
+        """Send what waits, as far as the node in use takes it on; whether there was anything to look at."""
         link = self._in_use
+        if not self._queue:
+            return False
+        done = self.done()
         while self._queue and link is not None and link.outstanding < link.outstanding_max:
             batch, start, end = self._queue.popleft()
             if now_s >= batch.deadline_s:
                 continue
             for run_start, run_end in batch.in_state(_WAITS, start, end):
                 stop = self._cut(batch, run_start, min(run_end, run_start + link.outstanding_max - link.outstanding))
-                if batch.first + stop - self.done() > NUMBERS_OPEN_MAX:
+                if batch.first + stop - done > NUMBERS_OPEN_MAX:
                     self._queue.appendleft((batch, run_start, end))
-                    return
-                self._send(now_s, link, batch, run_start, stop)
+                    return True
+                self._send(now_s, link, batch, run_start, stop, done)
                 if stop < end:
                     self._queue.appendleft((batch, stop, end))
                 break
+        return True
 
     def _cut(self, batch: Batch, start: int, end: int) -> int:
         """How far one message can go."""
@@ -246,7 +250,7 @@ class Transactions:
                 return place
         return end
 
-    def _send(self, now_s: float, link: Link, batch: Batch, start: int, end: int) -> None:
+    def _send(self, now_s: float, link: Link, batch: Batch, start: int, end: int, done: int) -> None:
         count = end - start
         self._attempts += 1
         attempt = Attempt(self._attempts, batch, start, bytearray(b"\1") * count)
@@ -266,7 +270,7 @@ class Transactions:
                     mode=batch.mode,
                     timeout_ms=max(1, round(1000 * (batch.deadline_s - now_s))),
                     first=batch.first + start if named is None else 0,
-                    done=self.done() if named is None else 0,
+                    done=done if named is None else 0,
                     payloads=batch.payloads[start:end],
                     request_ids=named[start:end] if named is not None else None,
                 ),
@@ -428,9 +432,16 @@ class Transactions:
     def _look_at(self, at_s: float) -> None:
         self._look_s = at_s if self._look_s is None else min(at_s, self._look_s)
 
+    @property
+    def holds_back(self) -> bool:
+        """Whether something is to be sent again after a pause."""
+        return self._again_at_s is not None
+
     def next_s(self) -> float | None:
         """When to look again."""
-        return min((at_s for at_s in (self._look_s, self._again_at_s) if at_s is not None), default=None)
+        if self._again_at_s is None or self._look_s is None:
+            return self._look_s if self._again_at_s is None else self._again_at_s
+        return min(self._look_s, self._again_at_s)
 
     def on_time(self, now_s: float) -> None:
         """Send again what was held back, and give up what is late."""

@@ -239,6 +239,10 @@ class Links:
             link.busy_s = now_s if link.busy_s is not None else None
             link.pinged_s = now_s if link.pinged_s is not None else None
 
+    def in_use_check_s(self) -> float | None:
+        """When to look at the link in use; None without one."""
+        return self.in_use.check_s(self._patience_s) if self.in_use is not None else None
+
     def next_s(self) -> float | None:
         """When to look again."""
         times = [link.check_s(self._patience_s) for link in self._links.values()]

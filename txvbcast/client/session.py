@@ -120,7 +120,7 @@ class Session:
         self._check(many, names)
         self._transactions.submit(now_s, ticket, rm, mode, timeout_s, many, names)
         self._transactions.send(now_s)
-        return self._effects(now_s)
+        return self._look_by(now_s, self._links.in_use_check_s(), self._transactions.next_s())
 
     def _check(self, payloads: tuple[bytes, ...], names: tuple[str, ...] | None) -> None:
         if not payloads:
@@ -231,8 +231,9 @@ class Session:
             link.busy_s = None
             if link.leaving:
                 return self._settle(now_s)
-        self._transactions.send(now_s)
-        return self._effects(now_s)
+        if self._transactions.send(now_s) or self._transactions.holds_back:
+            return self._effects(now_s)
+        return self._take()  # nothing has to be looked at earlier than before
 
     def broken(self, now_s: float, number: int, reason: str) -> list[Effect]:
         """What comes over a connection makes no sense: hang up."""
@@ -288,8 +289,10 @@ class Session:
 
     def _effects(self, now_s: float) -> list[Effect]:
         """What has gathered, and the timer, if it has to come earlier than it would."""
-        times = (self._links.next_s(), self._transactions.next_s(), self._queries.next_s())
-        wanted_s = min((time_s for time_s in times if time_s is not None), default=None)
+        return self._look_by(now_s, self._links.next_s(), self._transactions.next_s(), self._queries.next_s())
+
+    def _look_by(self, now_s: float, *times: float | None) -> list[Effect]:
+        wanted_s = min([time_s for time_s in times if time_s is not None], default=None)
         if wanted_s is not None and (self._timer_s is None or wanted_s < self._timer_s):
             self._timer_s = max(wanted_s, now_s)
             self._out.append(SetTimer(self._timer_s))

@@ -69,7 +69,7 @@ class Submitter:
             await self._idle
 
     def _replace(self, sent_s: float, count: int) -> None:
-        self._hand_in(count).addCallback(self._count, sent_s).addCallback(self._set_free)
+        self._hand_in(count).addCallback(self._count_and_replace, sent_s)
 
     def _hand_in(self, count: int) -> Deferred[Outcomes]:
         self._under_way += count
@@ -89,8 +89,9 @@ class Submitter:
             self._idle.callback(None)
         return len(outcomes)
 
-    def _set_free(self, count: int) -> None:
+    def _count_and_replace(self, outcomes: Outcomes, sent_s: float) -> None:
         """Replace what was answered, together with what else is answered in this turn."""
+        count = self._count(outcomes, sent_s)
         self._free += count
         if not self._under_way:
             self._fill()  # there is nothing else
