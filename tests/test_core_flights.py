@@ -10,6 +10,7 @@ from twisted.trial import unittest
 
 from tests.core_samples import commons, effects, examples, flight, journal, only, to_self
 from txvbcast.core.charts import CHARTS, Decision
+from txvbcast.core.commons import TURN
 from txvbcast.core.effects import (
     ForgetResults,
     Prepare,
@@ -18,10 +19,13 @@ from txvbcast.core.effects import (
     ReplyCommitted,
     ReplyUnknown,
     Send,
+    SetTimer,
     Share,
 )
 from txvbcast.core.flights import CoordinatedFlight, CoordinatorCore, HeldFlight
+from txvbcast.core.inputs import Submitted
 from txvbcast.core.proposals import Proposals
+from txvbcast.core.submissions import Submissions
 from txvbcast.wire.messages import Decide, Mode, Propose, Refusal, Vote, Withdraw
 
 BROADCAST, TWO_PHASE, THREE_PHASE = Mode.BROADCAST, Mode.TWO_PHASE, Mode.THREE_PHASE
@@ -564,3 +568,18 @@ class DeskTests(unittest.SynchronousTestCase):
         self.assertEqual(effects(shared), [])
         desk.on_withdraw(Withdraw(proposed.id, 0))
         self.assertEqual([type(effect) for effect in effects(shared)], [Release])
+
+
+class SubmissionsTests(unittest.SynchronousTestCase):
+    """The coordinator's desk."""
+
+    def test_what_waits_for_a_master(self) -> None:
+        """It leaves at the end of the turn in which somebody is found to order it, and not with the next tick."""
+        shared = commons(2)
+        desk = Submissions(shared, journal(shared))
+        desk.submit(Submitted(1, BROADCAST, (b"x",), 5.0))
+        shared.turn_armed = False
+        desk.dispatch()
+        effects(shared)
+        desk.on_master(1)
+        self.assertEqual(effects(shared), [SetTimer(TURN, 0.0)])
