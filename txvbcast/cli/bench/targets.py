@@ -100,8 +100,8 @@ class Found:
     metavar="N",
     default=3,
     show_default=True,
-    help="How often the rates of all systems, and the absences, are measured in turn. Of rates and ratios the median "
-    "counts, of gaps and failures of our own the worst round.",
+    help="How often the rates of all systems, and the absences, are measured in turn. Of rates the median counts, "
+    "of gaps, also against those before, and of failures of our own the worst round.",
 )
 @seconds_option(3.0)
 @json_option
@@ -256,21 +256,21 @@ def _absence_targets(found: Found) -> list[Target]:
         if plan.who == "master":
             wanted.append(Target(gap, longest_ms, 25, 10, is_least=False, unit=" ms"))
         else:
-            ratio = _median(cost.gap_ratio for cost in costs)
+            ratio = _of_rounds(max, [cost.gap_ratio for cost in costs])
             wanted.append(Target(f"{gap}, times the longest before", ratio, 1.5, is_least=False))
         failed = sum(cost.failed for cost in costs)
         wanted.append(Target(f"{absence}: failed operations", failed, 0, is_least=False))
     for plan, costs in rounds_of.items():
         if plan.how == "announced" and plan.rate_per_s is None:
             figure = f"catch-up of the {plan.who} at {plan.load}, times the commit rate that it missed"
-            wanted.append(Target(figure, _median(cost.catch_up_ratio for cost in costs), 3))
+            wanted.append(Target(figure, _of_rounds(statistics.median, [cost.catch_up_ratio for cost in costs]), 3))
     return wanted
 
 
-def _median(ratios: Iterable[float | None]) -> float | None:
-    """None if one round has no such ratio."""
-    known = list(ratios)
-    return None if None in known else statistics.median(ratio for ratio in known if ratio is not None)
+def _of_rounds(choose: Callable[[Sequence[float]], float], ratios: Sequence[float | None]) -> float | None:
+    """The one that counts; None if one round has no such ratio."""
+    known = [ratio for ratio in ratios if ratio is not None]
+    return choose(known) if len(known) == len(ratios) else None
 
 
 def _flood_targets(found: Found) -> list[Target]:
