@@ -8,7 +8,7 @@ from twisted.trial import unittest
 from tests.core_samples import E1_1, commons, effects, entry, journal
 from txvbcast.config import Address, MemberConfig, ProtocolConfig
 from txvbcast.core import epochs
-from txvbcast.core.catchup import WINDOW_ENTRIES, Server
+from txvbcast.core.catchup import WINDOW_BYTES, WINDOW_ENTRIES, Server
 from txvbcast.core.commons import TICK, TURN
 from txvbcast.core.effects import DropDatagrams, Effect, Persist, Prepare, ReadLog, Send, SetTimer
 from txvbcast.core.inputs import Persisted, Received, Restored, StoredState, Submitted, TimerFired
@@ -132,6 +132,51 @@ class FollowerTests(unittest.SynchronousTestCase):
         self.assertEqual(self.sent(self.receive(1, self.order(5, 5)), Fetch), [])
         entries = tuple(Entry(seq, FIRST, flight=self.flight(seq)) for seq in (1, 2))
         self.assertEqual(self.sent(self.receive(1, Entries(FIRST, FIRST, entries)), Fetch), [Fetch(FIRST, FIRST, 3, 5)])
+
+    def held_back(self, count: int, item: bytes) -> list[Order]:
+        """Let the orders of flights of one such item come in, but the first, which is returned with one more."""
+        self.receive(1, Start(FIRST, 0, (), 0))
+        flights = [attrs.evolve(self.flight(number), items=(item,)) for number in range(1, count + 2)]
+        first, *others, last = (Order(FIRST, flight.id.number, 0, 0, proposal=flight) for flight in flights)
+        for order in others:
+            self.receive(1, order)
+        return [first, last]
+
+    def written(self, effects: list[Effect]) -> list[tuple[int, int]]:
+        """The first and last seq of each write among ``effects``."""
+        writes = [effect.entries for effect in effects if isinstance(effect, Persist) and effect.entries]
+        return [(entries[0].seq, entries[-1].seq) for entries in writes]
+
+    def test_takes_much_by_windows(self) -> None:
+        """What has gathered goes to the disk in pieces, each when the one before is there, and the rest in its turn."""
+        first, last = self.held_back(3 * WINDOW_ENTRIES, b"x")
+        windows = [(1 + k * WINDOW_ENTRIES, (k + 1) * WINDOW_ENTRIES) for k in range(3)]
+        out = self.replica.step(self.now_s, Received(1, first))
+        self.assertEqual(self.written(out), windows[:1])
+        for window in windows[1:]:
+            (token,) = (effect.token for effect in out if isinstance(effect, Persist))
+            out = self.replica.step(self.now_s, Persisted(token))
+            self.assertEqual(self.written(out), [window])
+        out = self.replica.step(self.now_s, Received(1, last))
+        self.assertEqual(self.written(out), [(last.seq, last.seq)])
+
+    def test_takes_much_by_bytes(self) -> None:
+        """Few large ones are a window too, and one that is larger than a window goes alone."""
+        for item, window in ((bytes(WINDOW_BYTES // 2), 2), (bytes(2 * WINDOW_BYTES), 1)):
+            self.setUp()
+            first, _ = self.held_back(5, item)
+            self.assertEqual(self.written(self.replica.step(self.now_s, Received(1, first))), [(1, window)])
+
+    def test_next_window_when_one_is_on_disk(self) -> None:
+        """To write one while the next one comes would take from the others, with whom it shares its machine."""
+        self.assertEqual(self.sent(self.receive(1, Start(FIRST, 0, (Run(1, FIRST),), 0)), Fetch), [])
+        self.assertEqual(self.sent(self.receive(1, self.order(3, 3)), Fetch), [Fetch(FIRST, FIRST, 1, 3)])
+        window = Entries(FIRST, FIRST, (Entry(1, FIRST, flight=self.flight(1)),))
+        out = self.replica.step(self.now_s, Received(1, window))
+        self.assertEqual((self.written(out), self.sent(out, Fetch)), ([(1, 1)], []))
+        (token,) = (effect.token for effect in out if isinstance(effect, Persist))
+        out = self.replica.step(self.now_s, Persisted(token))
+        self.assertEqual(self.sent(out, Fetch), [Fetch(FIRST, FIRST, 2, 3)])
 
     def test_keeps_payloads_while_it_lags(self) -> None:
         """What its coordinator has settled may still be ahead of this node: then it needs no second copy of it."""

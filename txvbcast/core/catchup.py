@@ -14,9 +14,9 @@ from txvbcast.core.journal import Journal
 from txvbcast.core.marks import Mark
 from txvbcast.wire.messages import Entries, Entry, Fetch, FetchRefused
 
-#: Payload bytes and entries of one Entries message: few, because all that is in it costs its server a moment, in which
-#: nothing is written and no client is answered.
-WINDOW_BYTES = 1 << 17
+#: Payload bytes and entries of one Entries message, and of what a node that has much to make up writes at a time: few,
+#: because all that is in it costs a moment, in which its server answers no client.
+WINDOW_BYTES = 3 << 16
 WINDOW_ENTRIES = 64
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import attrs
 
 from txvbcast.core import epochs
-from txvbcast.core.catchup import Transfer
+from txvbcast.core.catchup import WINDOW_BYTES, WINDOW_ENTRIES, Transfer
 from txvbcast.core.commons import Commons
-from txvbcast.core.journal import Journal
+from txvbcast.core.effects import Send
+from txvbcast.core.journal import Journal, payload_bytes
 from txvbcast.core.marks import Mark
 from txvbcast.core.ordering import accepted_part, fits
 from txvbcast.core.proposals import Proposals
@@ -114,7 +115,9 @@ class Following:
             self.journal.append([entry for entry in transfer.got if entry.seq > self.journal.tail])
             transfer.match, transfer.got = self.journal.tail, []
         if not transfer.complete:
-            self.commons.send(transfer.source, transfer.fetch(self.commons.now_s))
+            # Not before: to read one window while the last is being written would take more from the others.
+            fetch = transfer.fetch(self.commons.now_s)
+            self.journal.when_durable((Send(transfer.source, fetch),))
             return
         self.transfer = None
         if transfer.adopting:
@@ -152,32 +155,41 @@ class Following:
             self.everywhere, self.risen = everywhere, True
 
     def drain(self) -> None:
-        """Append what can be appended, and believe what is committed of it."""
+        """Append what can be appended, and believe what is committed of it.
+
+        Of much that has gathered it takes one window, and the next one when that is on disk: all of it at once would
+        hold up this node, and whoever shares its disk.
+        """
         if not self.adopted or (self.transfer is not None and self.transfer.adopting):
             if self.ahead:
                 self.commons.reach(Mark.ORDERED_BEFORE_ADOPTION)
             if self.committed > self.journal.committed:
                 self.commons.reach(Mark.COMMITTED_NOT_BELIEVED)
             return
+        self.journal.append(self._take_window())
+        if self.journal.commit(self.committed) or self.risen:
+            self.risen = False
+            self.commons.signal(Advanced())
+        if self.ahead and self.journal.tail + 1 not in self.ahead and self.transfer is None:
+            # A master orders over one link, so what lies before these orders was sent before that link, or before
+            # the fetch that is over now: none will bring it, and a voter that waits here holds up the commits.
+            self.commons.reach(Mark.GAP_BEFORE_ORDERS)
+            self._fetch_missing()
+
+    def _take_window(self) -> list[Entry]:
+        """The entries that come next, as far as their orders and payloads are here, but no more than a window."""
         entries: list[Entry] = []
+        space = WINDOW_BYTES
         seq = self.journal.tail + 1
-        while seq in self.ahead:
+        while seq in self.ahead and space > 0 and len(entries) < WINDOW_ENTRIES:
             entry = self._entry(self.ahead[seq])
             if entry is None:
                 break
             del self.ahead[seq]
             entries.append(entry)
+            space -= payload_bytes(entry)
             seq += 1
-        if entries:
-            self.journal.append(entries)
-        if self.journal.commit(self.committed) or self.risen:
-            self.risen = False
-            self.commons.signal(Advanced())
-        if self.ahead and seq not in self.ahead and self.transfer is None:
-            # A master orders over one link, so what lies before these orders was sent before that link, or before
-            # the fetch that is over now: none will bring it, and a voter that waits here holds up the commits.
-            self.commons.reach(Mark.GAP_BEFORE_ORDERS)
-            self._fetch_missing()
+        return entries
 
     def _entry(self, order: Order) -> Entry | None:
         if order.standing is not None:

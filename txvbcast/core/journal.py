@@ -25,6 +25,11 @@ from txvbcast.wire.messages import Entry, Flight, FlightId, Run
 RUNS_MAX = 64
 
 
+def payload_bytes(entry: Entry) -> int:
+    """Of the transactions in it."""
+    return sum(map(len, entry.flight.items)) if entry.flight is not None else 0
+
+
 @attrs.define
 class SeenFlights:
     """Per origin the flights of its latest life that the log holds: a floor and a set above it."""
@@ -234,8 +239,7 @@ class Journal:
             self._runs.append(Run(entry.seq, entry.epoch))
         self.tail = entry.seq
         self._entries[entry.seq] = entry
-        payload_bytes = sum(map(len, entry.flight.items)) if entry.flight is not None else 0
-        self._bytes.append(self._bytes[-1] + payload_bytes)
+        self._bytes.append(self._bytes[-1] + payload_bytes(entry))
         if entry.flight is not None:
             self._flights.setdefault(entry.flight.id, entry.seq)
         elif entry.standing is not None:

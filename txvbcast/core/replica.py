@@ -259,7 +259,10 @@ class Replica:
         if office is not None and office.epoch == self.journal.log_epoch:
             self._count_stored(office, self.commons.me, self.journal.stored)
             self.succession.go_on()
-        elif self.journal.writing:
+            return
+        if self.following.ahead:
+            self.following.drain()
+        if self.journal.writing:
             self.commons.need_turn()  # the disk may have more to say: one STORED tells it all
         else:
             self.following.say_stored()
