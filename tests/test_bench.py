@@ -32,7 +32,7 @@ from tests.fake_node import FakeNode
 from tests.test_cli import CliCase, until
 from txvbcast.cli import local, machine
 from txvbcast.cli.bench import absence, clusters, connections, measuring, peers, through_http
-from txvbcast.cli.bench.absence import Moments, Plan, cost_of, measure_absence
+from txvbcast.cli.bench.absence import STANDSTILL_TIMES, Moments, Plan, cost_of, measure_absence, show_costs
 from txvbcast.cli.bench.clusters import Nodes, Peer
 from txvbcast.cli.bench.connections import Connection, Connections
 from txvbcast.cli.bench.copying import compare, copy_bytes_per_s
@@ -41,7 +41,7 @@ from txvbcast.cli.bench.load import LoadFailed, LoadFailure, LoadResult, LoadSpe
 from txvbcast.cli.bench.measuring import Measured, Point, measure
 from txvbcast.cli.bench.plot import rates_picture
 from txvbcast.cli.bench.report import WAY_TITLES, ratios
-from txvbcast.cli.bench.targets import Found, Target, targets_of
+from txvbcast.cli.bench.targets import ATTEMPTS, Found, Target, measure_undisturbed, targets_of
 from txvbcast.cli.bench.through_http import KEYS_PER_CONNECTION, HttpConnection, http_requests
 from txvbcast.cli.bench.to_etcd import EtcdConnection, frame, put_message
 from txvbcast.cli.bench.to_nats import NatsConnection
@@ -466,6 +466,32 @@ class MachineTests(unittest.TestCase):
         self.assertGreater(fsync.call_count, 0)
         self.assertLessEqual(rate * machine.FSYNC_S, fsync.call_count)
 
+    def test_watch(self) -> None:
+        """What was under way at some time, how long it took, and nothing else."""
+        slow_s = 0.05
+
+        def fdatasync(descriptor: int) -> None:
+            syncs.append(time.monotonic())
+            if len(syncs) == 3:
+                time.sleep(slow_s)
+
+        syncs: list[float] = []
+        with mock.patch.object(os, "fdatasync", fdatasync), machine.DiskWatch(Path(self.mktemp()).parent) as watch:
+            while len(syncs) < 6:
+                time.sleep(0.001)
+        self.assertEqual(len(watch.syncs_s(0.0, syncs[-1] + 1.0)), len(syncs))
+        self.assertEqual(len(watch.syncs_s(0.0, syncs[1])), 2)
+        self.assertGreaterEqual(watch.syncs_s(syncs[2] + slow_s / 2, syncs[3])[0], slow_s)
+        self.assertEqual(watch.syncs_s(syncs[-1] + 10.0, syncs[-1] + 11.0), [])
+
+    def test_watch_of_a_disk_that_fails(self) -> None:
+        """It is heard of when the watch is over."""
+        with machine.DiskWatch(Path(self.mktemp())) as watch:
+            pass
+        self.assertRaises(FileNotFoundError, watch.syncs_s, 0.0, 1.0)
+        with self.assertRaisesRegex(Failed, "the disk of the nodes cannot be watched: .*No such file"):
+            absence.watched(watch, 0.0, 1.0)
+
     def test_open_files(self) -> None:
         unlimited = resource.RLIM_INFINITY
         for limits, raised in (((64, 128), (128, 128)), ((128, 128), None), ((unlimited, unlimited), None)):
@@ -560,19 +586,35 @@ class TargetTests(unittest.TestCase):
         self.assertEqual(targets_of(Found(), ("copy", "floods")), [])
 
     def test_rounds_of_absences(self) -> None:
-        """Of rates the median of the rounds, of gaps and their ratios the worst, and every failure."""
+        """Of gaps the longest of all rounds, of what comes before it too, of catching up the median; every failure."""
         one = cost(who="follower")
         others = [attrs.evolve(one, gap_leaving_ms=gap_ms) for gap_ms in (100.0, 1000.0)]
-        by_figure = {target.figure: target.measured for target in targets_of(Found(costs=[one, *others]), ("absence",))}
+        others[0] = attrs.evolve(others[0], gap_before_ms=250.0)
+        found = Found(costs=[one, *others], disturbed=[attrs.evolve(one, gap_leaving_ms=5000.0)])
+        by_figure = {target.figure: target.measured for target in targets_of(found, ("absence",))}
         follower = "announced freeze of the follower at 64 outstanding"
-        self.assertAlmostEqual(by_figure[f"{follower}: longest gap, times the longest before"] or 0.0, 20.0)
-        self.assertEqual(by_figure[f"{follower}: failed operations"], 6)
+        self.assertAlmostEqual(by_figure[f"{follower}: longest gap, times the longest before"] or 0.0, 4.0)
+        self.assertEqual(by_figure[f"{follower}: failed operations"], 8)
         masters = [attrs.evolve(each, plan=cost().plan) for each in (one, *others)]
         gap, *_ = targets_of(Found(costs=masters), ("absence",))
         self.assertEqual(gap.measured, 1000.0)
         nothing = attrs.evolve(one, gap_before_ms=0.0, missed_per_s=0.0)
-        ratio, _, catch_up = targets_of(Found(costs=[one, nothing]), ("absence",))
+        ratio, _, catch_up = targets_of(Found(costs=[nothing, nothing]), ("absence",))
         self.assertEqual((ratio.verdict, catch_up.verdict), ("not measured", "not measured"))
+        _, _, catch_up = targets_of(Found(costs=[one, nothing]), ("absence",))
+        self.assertEqual(catch_up.verdict, "not measured")
+
+    def test_measured_again(self) -> None:
+        """An absence during which the disk stood still, but not for ever."""
+        calm = cost()
+        stood_still = attrs.evolve(calm, sync_ms=1.0, longest_sync_ms=STANDSTILL_TIMES + 1.0)
+        nearly = attrs.evolve(stood_still, longest_sync_ms=float(STANDSTILL_TIMES))
+        for costs, measured in (
+            ([calm, calm], 1), ([nearly, calm], 1), ([stood_still, calm], 2), ([stood_still] * 9, ATTEMPTS),
+        ):  # fmt: skip
+            with contextlib.redirect_stderr(io.StringIO()):  # what is being done, for people who wait
+                found = measure_undisturbed(iter(costs).__next__)
+            self.assertEqual(found, costs[:measured])
 
 
 def cost(how: str = "announced", who: str = "master") -> absence.Cost:
@@ -581,7 +623,7 @@ def cost(how: str = "announced", who: str = "master") -> absence.Cost:
     moments = Moments(10.0, 10.0, 15.0, 17.5, 18.0, 500, 1500, 1400)
     times = [place / 20 for place in range(140, 400) if not 200 < place < 204]
     result = LoadResult(0, 0, {}, {"aborted": LoadFailure(2, "no")}, tuple((time_s, 5) for time_s in times))
-    return cost_of(plan, moments, Window(7.0, 20.0), result)
+    return cost_of(plan, moments, Window(7.0, 20.0), result, [0.001])
 
 
 class CostTests(unittest.TestCase):
@@ -602,9 +644,21 @@ class CostTests(unittest.TestCase):
         plan = Plan("unannounced", "master", 5.0, 100, 64, None)
         commits = ((8.0, 1), (9.0, 1), (16.0, 1), (19.0, 1))
         moments = Moments(10.0, 10.0, 15.0, 17.5, None, 500, 500, 500)
-        found = cost_of(plan, moments, Window(7.0, 20.0), LoadResult(0, 0, {}, {}, commits))
+        found = cost_of(plan, moments, Window(7.0, 20.0), LoadResult(0, 0, {}, {}, commits), [0.001])
         self.assertEqual((found.gap_leaving_ms, found.gap_returning_ms, found.restored), (7000.0, 7000.0, False))
         self.assertIsNone(found.catch_up_ratio)
+
+    def test_disk_that_stood_still(self) -> None:
+        """It is said, for the gaps tell nothing then."""
+        plan, window = cost().plan, Window(7.0, 20.0)
+        moments = Moments(10.0, 10.0, 15.0, 17.5, 18.0, 500, 1500, 1400)
+        found = cost_of(plan, moments, window, LoadResult(0, 0, {}, {}, ((8.0, 1), (9.0, 1))), [0.0002, 0.0001, 0.02])
+        self.assertEqual((found.sync_ms, found.longest_sync_ms, found.is_disturbed), (0.2, 20.0, True))
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            show_costs([cost(), found])
+        lines = [line for line in out.getvalue().splitlines() if "stood still" in line]
+        what = "the disk stood still: 20.0 ms for a small write that usually takes 0.20 ms"
+        self.assertEqual(lines, [f"2: announced, master, 64 outstanding: {what}"])
 
 
 class CopyTests(unittest.TestCase):

@@ -6,13 +6,18 @@ import os
 import platform
 import resource
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from types import TracebackType
 
 #: What one measurement of the disk writes at a time, and for how long.
 FSYNC_BYTES = 512
 FSYNC_S = 0.5
+#: How long one that watches the disk rests between two writes.
+WATCH_S = 0.002
 
 
 def describe() -> dict[str, object]:
@@ -67,6 +72,48 @@ def fsyncs_per_s(directory: Path) -> float:
             os.fsync(file.fileno())
             count += 1
         return count / (time.perf_counter() - began_s)
+
+
+class DiskWatch:
+    """Writes the same 512 bytes again and again beside a load, and notes how long it takes until they are durable.
+
+    Where this stands still as well it is the disk that does, and not the system that is measured.
+
+    :param directory: on that disk.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._syncs: list[tuple[float, float]] = []
+        self._over = threading.Event()
+        self._thread = ThreadPoolExecutor(1)
+
+    def __enter__(self) -> DiskWatch:
+        self._watching = self._thread.submit(self._watch)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.shutdown()
+
+    def syncs_s(self, begin_s: float, end_s: float) -> list[float]:
+        """How long each took that was under way between two times of the monotonic clock; once the watch is over.
+
+        :raises OSError: the disk could not be written to.
+        """
+        self._watching.result()
+        return [took_s for at_s, took_s in self._syncs if at_s < end_s and at_s + took_s > begin_s]
+
+    def _watch(self) -> None:
+        block = b"\xa5" * FSYNC_BYTES
+        with tempfile.TemporaryFile(dir=self._directory) as file:
+            while not self._over.wait(WATCH_S):
+                begun_s = time.monotonic()
+                os.pwrite(file.fileno(), block, 0)
+                os.fdatasync(file.fileno())
+                self._syncs.append((begun_s, time.monotonic() - begun_s))
 
 
 def allow_open_files(needed: int) -> None:

@@ -16,7 +16,7 @@ from txvbcast.wire.messages import Entries, Entry, Fetch, FetchRefused
 
 #: Payload bytes and entries of one Entries message, and of what a node that has much to make up writes at a time: few,
 #: because all that is in it costs a moment, in which its server answers no client.
-WINDOW_BYTES = 3 << 16
+WINDOW_BYTES = 5 << 15
 WINDOW_ENTRIES = 64
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import json
+import statistics
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -25,9 +26,13 @@ from txvbcast.cli.session import printable
 from txvbcast.cli.tables import console, table
 from txvbcast.control.client_desk import OUTSTANDING_MAX
 
-#: The load goes on for so long before the absence, and after the return.
-BEFORE_S = 5.0
+#: The load goes on for so long before the absence, about as long as that and the return take: the longest gap of a
+#: longer time is longer. And for so long after the return.
+BEFORE_S = 7.0
 AFTER_S = 5.0
+#: The disk stood still when making a small write durable took so many times as long as it usually does; nodes at work,
+#: and one that catches up, lead to up to 25 times.
+STANDSTILL_TIMES = 40
 #: The longest that the cluster may take to give its word on an announcement.
 CONFIRM_S = 5.0
 #: The longest that a return may take.
@@ -106,6 +111,8 @@ class Cost:
     :ivar catch_up_ms: from the thaw until it was normal.
     :ivar caught_up_per_s: commits that it had to hear of until then, by that time.
     :ivar restored: whether all became as before.
+    :ivar sync_ms: how long it usually took meanwhile to make a small write durable, on the disk of the nodes but
+        beside them; longest_sync_ms: and at most.
     """
 
     plan: Plan
@@ -121,6 +128,13 @@ class Cost:
     caught_up_per_s: float
     caught_up_entries_per_s: float
     restored: bool
+    sync_ms: float
+    longest_sync_ms: float
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether the disk stood still, so that the gaps say nothing of the absence."""
+        return self.longest_sync_ms > STANDSTILL_TIMES * self.sync_ms
 
     @property
     def gap_ms(self) -> float:
@@ -246,12 +260,24 @@ def measure_absence(nodes: Nodes, plan: Plan) -> Cost:
         rate_per_s=plan.rate_per_s,
         is_traced=True,
     )
-    with Load(spec) as load:
+    watch = machine.DiskWatch(cluster.directory)
+    with Load(spec) as load, watch:
         window = load.begin(BEFORE_S + plan.freeze_s + AFTER_S, measuring.WARM_UP_S)
         sleep_until(window.begin_s + BEFORE_S)
         moments = _go_through(cluster, plan)
         result = load.result()
-    return cost_of(plan, moments, window, result)
+    return cost_of(plan, moments, window, result, watched(watch, window.begin_s, moments.restored_s or window.end_s))
+
+
+def watched(watch: machine.DiskWatch, begin_s: float, end_s: float) -> list[float]:
+    """How long small writes took meanwhile.
+
+    :raises Failed: the disk could not be written to.
+    """
+    try:
+        return watch.syncs_s(begin_s, end_s)
+    except OSError as error:  # such as a full disk
+        raise Failed("unreachable", f"the disk of the nodes cannot be watched: {error}") from error
 
 
 def _go_through(cluster: LocalCluster, plan: Plan) -> Moments:
@@ -318,8 +344,11 @@ def _wait_until_restored(cluster: LocalCluster, home: int) -> float | None:
     return time.monotonic()
 
 
-def cost_of(plan: Plan, moments: Moments, window: Window, result: LoadResult) -> Cost:
-    """What the clients saw, and how fast the node caught up."""
+def cost_of(plan: Plan, moments: Moments, window: Window, result: LoadResult, syncs_s: Sequence[float]) -> Cost:
+    """What the clients saw, and how fast the node caught up.
+
+    :param syncs_s: how long small writes took beside the nodes.
+    """
     commits = result.commits
     away_s, catch_up_s = moments.thawed_s - moments.frozen_s, moments.normal_s - moments.thawed_s
     missed = _count(commits, moments.frozen_s, moments.thawed_s)
@@ -338,6 +367,8 @@ def cost_of(plan: Plan, moments: Moments, window: Window, result: LoadResult) ->
         caught_up_per_s=to_hear / catch_up_s,
         caught_up_entries_per_s=(moments.applied_after - moments.applied_before) / catch_up_s,
         restored=moments.restored_s is not None,
+        sync_ms=statistics.median(syncs_s) * 1000,
+        longest_sync_ms=max(syncs_s) * 1000,
     )
 
 
@@ -359,11 +390,13 @@ def _longest_gap_ms(commits: Sequence[tuple[float, int]]) -> float:
 def show_costs(costs: Sequence[Cost]) -> None:
     """Print them for people."""
     console().print(table(HEADINGS, [_row(cost) for cost in costs]))
-    for cost in costs:
+    for number_of, cost in enumerate(costs, 1):
+        title = f"{number_of}: {cost.plan.how}, {cost.plan.who}, {cost.plan.load}"
         for kind, failure in cost.failures.items():
-            first = printable(failure["example"])
-            title = f"{cost.plan.how}, {cost.plan.who}, {cost.plan.load}"
-            click.echo(f"{title}: {failure['count']} {kind}; the first: {first}")
+            click.echo(f"{title}: {failure['count']} {kind}; the first: {printable(failure['example'])}")
+        if cost.is_disturbed:
+            longest, usual = number(cost.longest_sync_ms, 1), number(cost.sync_ms, 2)
+            click.echo(f"{title}: the disk stood still: {longest} ms for a small write that usually takes {usual} ms")
 
 
 def _row(cost: Cost) -> list[object]:
