@@ -36,7 +36,7 @@ from txvbcast.cli.bench.absence import STANDSTILL_TIMES, Moments, Plan, cost_of,
 from txvbcast.cli.bench.clusters import Nodes, Peer
 from txvbcast.cli.bench.connections import Connection, Connections
 from txvbcast.cli.bench.copying import compare, copy_bytes_per_s
-from txvbcast.cli.bench.floods import measure_floods
+from txvbcast.cli.bench.floods import Floods, measure_floods
 from txvbcast.cli.bench.load import LoadFailed, LoadFailure, LoadResult, LoadSpec, Tally, Window, merged, spread
 from txvbcast.cli.bench.measuring import Measured, Point, measure
 from txvbcast.cli.bench.plot import rates_picture
@@ -603,6 +603,17 @@ class TargetTests(unittest.TestCase):
         self.assertEqual((ratio.verdict, catch_up.verdict), ("not measured", "not measured"))
         _, _, catch_up = targets_of(Found(costs=[one, nothing]), ("absence",))
         self.assertEqual(catch_up.verdict, "not measured")
+
+    def test_rounds_of_floods(self) -> None:
+        """Of latency the median, of memory the worst."""
+
+        def flood(p99_ms: float, memory_bytes: int) -> Floods:
+            half = measured(p99_ms=10.0)
+            twice = measured(p99_ms=p99_ms, memory_bytes={"node 1": (100, memory_bytes)})
+            return Floods(measured(), half, twice)
+
+        found = Found(floods=[flood(20.0, 110), flood(90.0, 100), flood(30.0, 120)])
+        self.assertEqual([target.measured for target in targets_of(found, ("floods",))], [3.0, 1.2])
 
     def test_measured_again(self) -> None:
         """An absence during which the disk stood still, but not for ever."""

@@ -214,9 +214,9 @@ class FollowerTests(unittest.SynchronousTestCase):
         Found by random runs: a candidate went on adopting what it had fetched as a follower. The STORED that
         followed could have counted in the lower epoch, behind the back of its own claim.
         """
-        self.receive(1, Start(FIRST, 0, (Run(1, FIRST),), 1))
-        self.replica.journal.promise(SECOND)  # its own claim
-        late = self.receive(1, Entries(FIRST, FIRST, (entry(1, self.flight(1), FIRST),)))
+        self.receive(3, Start(SECOND, 0, (Run(1, FIRST),), 1))
+        self.replica.journal.promise(epochs.pair(3, 2))  # its own claim
+        late = self.receive(3, Entries(SECOND, SECOND, (entry(1, self.flight(1), FIRST),)))
         self.assertEqual((self.replica.journal.tail, self.replica.journal.log_epoch), (0, 0))
         self.assertEqual([each.log_epoch for each in late if isinstance(each, Persist)], [None])  # the promise
 
@@ -236,6 +236,23 @@ class FollowerTests(unittest.SynchronousTestCase):
         journal = self.replica.journal
         self.assertEqual((journal.tail, journal.log_epoch, journal.stored), (3, start.epoch, 3))
         self.assertEqual([journal.epoch_at(seq) for seq in (1, 2, 3)], [FIRST, SECOND - 1, SECOND - 1])
+
+    def test_adopts_what_the_epoch_started_with(self) -> None:
+        """What was ordered since is no part of the one step: it comes in windows, when that is on disk."""
+        self.receive(1, Start(FIRST, 0, (), 0))
+        self.receive(1, self.carried(1, 1))
+        start = Start(SECOND, 0, (Run(1, FIRST), Run(3, SECOND)), 4)
+        self.assertEqual(self.sent(self.receive(3, start), Fetch), [Fetch(SECOND, SECOND, 2, 2)])
+        second = Entry(2, FIRST, flight=self.flight(2))
+        adopted = self.replica.step(0.0, Received(3, Entries(SECOND, SECOND, (second,))))
+        (write,) = (effect for effect in adopted if isinstance(effect, Persist))
+        self.assertEqual((write.log_epoch, write.entries, self.sent(adopted, Fetch)), (SECOND, (second,), []))
+        durable = self.replica.step(0.0, Persisted(write.token))
+        self.assertEqual([type(message) for message in self.sent(durable, Stored)], [Stored])
+        self.assertEqual(self.sent(durable, Fetch), [Fetch(SECOND, SECOND, 3, 4)])
+        rest = tuple(Entry(seq, SECOND, flight=self.flight(seq, origin=3)) for seq in (3, 4))
+        self.assertEqual(self.sent(self.receive(3, Entries(SECOND, SECOND, rest)), Fetch), [])
+        self.assertEqual((self.replica.journal.tail, self.replica.journal.stored), (4, 4))
 
     def heartbeat(self, epoch: int, beat: int, ordered: int, standing: Standing) -> Heartbeat:
         """A master's, in whose log this node has that standing."""

@@ -78,8 +78,12 @@ class Following:
             self.commons.reach(Mark.START_REPEATED_DURING_ADOPTION)
             return
         journal.promised = start.epoch  # durable in the same step as the adoption
-        match = journal.matching(start.base, start.runs, start.last)
-        self.transfer = Transfer(self.master, start.epoch, start.epoch, match, start.last, start.epoch)
+        # What was ordered in this epoch is no part of that step, which may take a whole absence at once otherwise.
+        is_growing = bool(start.runs) and start.runs[-1].epoch == start.epoch
+        last = start.runs[-1].first - 1 if is_growing else start.last
+        match = journal.matching(start.base, start.runs, last)
+        self.ordered = max(self.ordered, start.last)
+        self.transfer = Transfer(self.master, start.epoch, start.epoch, match, last, start.epoch)
         self._go_on()
 
     def on_entries(self, entries: Entries) -> None:
@@ -126,6 +130,8 @@ class Following:
             self.journal.adopt(transfer.match, transfer.got, transfer.adopting)
         self._forget_appended()
         self.drain()
+        if transfer.adopting and self.ordered > self.journal.tail and self.transfer is None and not self.ahead:
+            self._fetch_missing()
 
     def _forget_appended(self) -> None:
         self.ahead = {seq: order for seq, order in self.ahead.items() if seq > self.journal.tail}

@@ -79,7 +79,7 @@ class Found:
     copies: list[Compared] = attrs.field(factory=list)
     costs: list[Cost] = attrs.field(factory=list)
     disturbed: list[Cost] = attrs.field(factory=list)
-    floods: Floods | None = None
+    floods: list[Floods] = attrs.field(factory=list)
 
     def document(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -88,7 +88,7 @@ class Found:
             "copies": [compared.document() for compared in self.copies],
             "absences": [cost.document() for cost in self.costs],
             "disturbed_absences": [cost.document() for cost in self.disturbed],
-            "floods": None if self.floods is None else self.floods.document(),
+            "floods": [floods.document() for floods in self.floods],
         }
 
 
@@ -108,9 +108,8 @@ class Found:
     metavar="N",
     default=3,
     show_default=True,
-    help="How often the rates of all systems, and the absences, are measured in turn. Of rates the median counts, "
-    "of gaps and of failures of our own the worst round; an absence during which the disk stood still is measured "
-    "again.",
+    help="How often the rates of all systems, the absences and the floods are measured. The median counts, but of "
+    "gaps, memory and failures the worst round; an absence during which the disk stood still is measured again.",
 )
 @seconds_option(3.0)
 @json_option
@@ -200,8 +199,10 @@ def _measure_others(found: Found, groups: Sequence[str], seconds: float, rounds:
                     found.costs.append(cost)
                     found.disturbed += disturbed
     if "floods" in groups:
-        with local_nodes(NODES) as nodes:
-            found.floods = measure_floods(nodes, PAYLOAD_BYTES, seconds, clients=1)
+        for each in range(1, rounds + 1):
+            progress(f"floods, round {each} of {rounds}")
+            with local_nodes(NODES) as nodes:
+                found.floods.append(measure_floods(nodes, PAYLOAD_BYTES, seconds, clients=1))
 
 
 # --- what has to hold --------------------------------------------------------------------
@@ -285,19 +286,24 @@ def _absence_targets(found: Found) -> list[Target]:
     for plan, costs in rounds_of.items():
         if plan.how == "announced" and plan.rate_per_s is None:
             figure = f"catch-up of the {plan.who} at {plan.load}, times the commit rate that it missed"
-            ratios = [ratio for cost in costs if (ratio := cost.catch_up_ratio) is not None]
-            wanted.append(Target(figure, statistics.median(ratios) if len(ratios) == len(costs) else None, 3))
+            wanted.append(Target(figure, _median_of_all([cost.catch_up_ratio for cost in costs]), 3))
     return wanted
 
 
+def _median_of_all(ratios: Sequence[float | None]) -> float | None:
+    """None if one of them is not known."""
+    known = [ratio for ratio in ratios if ratio is not None]
+    return statistics.median(known) if len(known) == len(ratios) else None
+
+
 def _flood_targets(found: Found) -> list[Target]:
-    if found.floods is None:
+    if not found.floods:
         return []
     figure = "p99 at twice the sustainable rate, times that at half of it"
     memory = "memory of the largest node in the second half of a flood, times the first"
     return [
-        Target(figure, found.floods.p99_ratio, 4, is_least=False),
-        Target(memory, found.floods.memory_ratio, 1.25, is_least=False),
+        Target(figure, _median_of_all([floods.p99_ratio for floods in found.floods]), 4, is_least=False),
+        Target(memory, max(floods.memory_ratio for floods in found.floods), 1.25, is_least=False),
     ]
 
 
@@ -313,9 +319,9 @@ def _show(conditions: Mapping[str, Any], found: Found, wanted: Sequence[Target])
     if found.costs:
         click.echo()
         show_costs([*found.costs, *found.disturbed])
-    if found.floods is not None:
+    for floods in found.floods:
         click.echo()
-        show_floods(found.floods)
+        show_floods(floods)
     for line in remarks(found.rates):
         click.echo(line)
     click.echo()
