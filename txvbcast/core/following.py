@@ -193,8 +193,9 @@ class Following:
                 break
             del self.ahead[seq]
             entries.append(entry)
-            space -= payload_bytes(entry)
             seq += 1
+            if seq in self.ahead:  # mostly there is but one, whose bytes need not be counted
+                space -= payload_bytes(entry)
         return entries
 
     def _entry(self, order: Order) -> Entry | None:
