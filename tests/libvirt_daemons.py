@@ -73,6 +73,8 @@ def missing() -> str:
     for program in ("libvirtd", "qemu-system-x86_64", "setpriv", "unshare"):
         if shutil.which(program, path=PATH) is None:
             return f"{program} is not installed"
+    if not Path("/etc/libvirt").is_dir():
+        return "there is no directory /etc/libvirt, over which an empty one could be laid"
     return machine.failure((*APART, "sh", "-ec", f"{EMPTY_HOOKS}; exec {shlex.join(POWERLESS)} true"))
 
 

@@ -238,10 +238,12 @@ class EventsTests(AzureCase):
 
     async def test_cancelled_shortly_before(self) -> None:
         """What has left the list is not announced when its time comes."""
-        await self.running(approve=False, lead="3599s")
-        self.pages.publish(azure_event("A", in_s=3600), azure_event("B", in_s=3601))
+        await self.running(approve=False, lead="3598s")
+        # Whole seconds, rounded down: the time of A comes in one to two seconds, that of B a second later.
+        a, b = azure_event("A", in_s=3600), azure_event("B", in_s=3601)
+        self.pages.publish(a, b)
         await self.polled()
-        self.pages.publish(azure_event("B", in_s=3601))
+        self.pages.publish(b)
         await self.sink.until_said("begin")
         self.assertEqual([name for _, name, _, _ in self.begun()], ["B"])
 
