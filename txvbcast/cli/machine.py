@@ -77,7 +77,7 @@ def fsyncs_per_s(directory: Path) -> float:
 class DiskWatch:
     """Writes the same 512 bytes again and again beside a load, and notes how long it takes until they are durable.
 
-    Where this stands still as well it is the disk that does, and not the system that is measured.
+    Where this stands still as well it is the disk that does; who made it do so is another question.
 
     :param directory: on that disk.
     """

@@ -133,7 +133,7 @@ class Cost:
 
     @property
     def is_disturbed(self) -> bool:
-        """Whether the disk stood still, so that the gaps say nothing of the absence."""
+        """Whether the disk stood still, for whatever reason: if it is the absence, it does so each time."""
         return self.longest_sync_ms > STANDSTILL_TIMES * self.sync_ms
 
     @property
@@ -390,8 +390,8 @@ def _longest_gap_ms(commits: Sequence[tuple[float, int]]) -> float:
 def show_costs(costs: Sequence[Cost]) -> None:
     """Print them for people."""
     console().print(table(HEADINGS, [_row(cost) for cost in costs]))
-    for number_of, cost in enumerate(costs, 1):
-        title = f"{number_of}: {cost.plan.how}, {cost.plan.who}, {cost.plan.load}"
+    for row, cost in enumerate(costs, 1):
+        title = f"row {row}, {cost.plan.how}, {cost.plan.who}, {cost.plan.load}"
         for kind, failure in cost.failures.items():
             click.echo(f"{title}: {failure['count']} {kind}; the first: {printable(failure['example'])}")
         if cost.is_disturbed:

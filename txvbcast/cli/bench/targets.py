@@ -109,7 +109,8 @@ class Found:
     default=3,
     show_default=True,
     help="How often the rates of all systems, the absences and the floods are measured. The median counts, but of "
-    "gaps, memory and failures the worst round; an absence during which the disk stood still is measured again.",
+    "gaps and their ratios, memory and failures the worst; an absence during which the disk stood still is measured "
+    "again.",
 )
 @seconds_option(3.0)
 @json_option
@@ -278,22 +279,21 @@ def _absence_targets(found: Found) -> list[Target]:
         if plan.who == "master":
             wanted.append(Target(gap, longest_ms, 25, 10, is_least=False, unit=" ms"))
         else:
-            # Of all rounds together: the longest gap of one alone, before or after, is a matter of luck.
-            ratio = _ratio(longest_ms, max(cost.gap_before_ms for cost in costs))
+            ratio = _of_rounds(max, [cost.gap_ratio for cost in costs])
             wanted.append(Target(f"{gap}, times the longest before", ratio, 1.5, is_least=False))
         failed = sum(cost.failed for cost in (*costs, *found.disturbed) if cost.plan == plan)
         wanted.append(Target(f"{absence}: failed operations", failed, 0, is_least=False))
     for plan, costs in rounds_of.items():
         if plan.how == "announced" and plan.rate_per_s is None:
             figure = f"catch-up of the {plan.who} at {plan.load}, times the commit rate that it missed"
-            wanted.append(Target(figure, _median_of_all([cost.catch_up_ratio for cost in costs]), 3))
+            wanted.append(Target(figure, _of_rounds(statistics.median, [cost.catch_up_ratio for cost in costs]), 3))
     return wanted
 
 
-def _median_of_all(ratios: Sequence[float | None]) -> float | None:
-    """None if one of them is not known."""
+def _of_rounds(choose: Callable[[Sequence[float]], float], ratios: Sequence[float | None]) -> float | None:
+    """The one that counts; None if one round has no such ratio."""
     known = [ratio for ratio in ratios if ratio is not None]
-    return statistics.median(known) if len(known) == len(ratios) else None
+    return choose(known) if len(known) == len(ratios) else None
 
 
 def _flood_targets(found: Found) -> list[Target]:
@@ -302,7 +302,7 @@ def _flood_targets(found: Found) -> list[Target]:
     figure = "p99 at twice the sustainable rate, times that at half of it"
     memory = "memory of the largest node in the second half of a flood, times the first"
     return [
-        Target(figure, _median_of_all([floods.p99_ratio for floods in found.floods]), 4, is_least=False),
+        Target(figure, _of_rounds(statistics.median, [floods.p99_ratio for floods in found.floods]), 4, is_least=False),
         Target(memory, max(floods.memory_ratio for floods in found.floods), 1.25, is_least=False),
     ]
 
